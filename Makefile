@@ -1,0 +1,57 @@
+# The two commands: `make demo` (set up, run the main job on the bundled model) and `make test` (set up, pass the tests).
+# Everything installs into .venv. PyTorch goes in first from constraints.txt, so that pip takes that exact build;
+# TORCH_INDEX may name an index for it (empty: pip's own).
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH_INDEX ?=
+TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# One thread per process in tests: small matrices on many threads are ten times slower.
+ONE := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
+WORKERS ?= 2
+
+.PHONY: demo test lint types bench docs identities clean setup-core setup-all
+
+demo: setup-core
+	@$(BIN)/python examples/demo.py
+
+test: setup-all lint types
+	$(ONE) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+lint: setup-all
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup-all
+	$(BIN)/pyright
+
+bench: setup-all
+	@set -e; for claim in benchmarks/*.py; do echo "== $$claim"; $(ONE) $(BIN)/python $$claim; done
+
+docs: setup-all
+	$(BIN)/python docs/generate.py
+
+identities: setup-all
+	@$(BIN)/python tests/identities.py
+
+clean:
+	rm -rf $(VENV) build dist out .pytest_cache .ruff_cache
+
+setup-core: $(VENV)/.core
+setup-all: $(VENV)/.all
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.core: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Setting up $(VENV) (core) …"
+	@$(PIP) --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.all: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Setting up $(VENV) (everything, with PyTorch: a few minutes) …"
+	@$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+	@$(PIP) --constraint constraints.txt --editable '.[all,dev]'
+	@touch $@ $(VENV)/.core

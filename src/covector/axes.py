@@ -1,0 +1,31 @@
+"""The alphabet of shape strings, in one place.
+
+Shapes are written in signatures as ``Float[np.ndarray, "head d_model d_head"]``; matrices are stored input x output
+and rows are vectors, ``x @ W``. The letters below are the only ones used.
+
+========== ==================================================================
+letter     axis
+========== ==================================================================
+d_model    the residual stream
+d_head     one attention head
+d_mlp      neurons of an MLP
+head       query heads
+kv_head    key/value heads (fewer than ``head`` when heads are grouped)
+token      the vocabulary (or any labelled dictionary: actions, states)
+position   places in a sequence
+n, m       read and write side of a map
+d          a space whose name does not matter here
+r          rank: dyads, directions
+k          a number of winners
+batch      anything that rides along
+========== ==================================================================
+"""
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+Vector = Float[np.ndarray, " d"]
+Vectors = Float[np.ndarray, "r d"]
+Matrix = Float[np.ndarray, "n m"]
+
+__all__ = ["Bool", "Float", "Int", "Matrix", "Vector", "Vectors"]
