@@ -1,0 +1,64 @@
+"""One layout family: which configs it reads, the anatomy they describe, and its tensors declared in words.
+
+A family is a file in this folder with a module-level ``FAMILY``. It is found by listing the folder; nothing else is
+registered anywhere.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from covector.arch.config import Config
+from covector.errors import UnsupportedFamily
+from covector.model.spec import ModelSpec
+
+# Modules of this folder that are machinery, not families.
+_MACHINERY = {"words", "config", "family", "adapter", "declared"}
+
+
+@dataclass(frozen=True)
+class Family:
+    """How one family of checkpoints is read.
+
+    ``tensors(config)`` maps stored names (``{i}`` stands for the layer) to layouts in words; ``prefixes`` are what
+    may stand before every name or be missing; ``ignored`` are regular expressions of names that carry no weight.
+    ``hf_class`` is the transformers class that judges the loader.
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    spec: Callable[[Config], ModelSpec]
+    tensors: Callable[[Config], Mapping[str, str]]
+    prefixes: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+    hf_class: str = ""
+    tiny: Callable[[], Mapping[str, Any]] = dict
+
+
+@cache
+def families() -> dict[str, Family]:
+    """Every family by name, found by listing this folder."""
+    package = importlib.import_module("covector.arch")
+    found = {}
+    for info in pkgutil.iter_modules(package.__path__):
+        if info.name in _MACHINERY or info.name.startswith("_"):
+            continue
+        family = getattr(importlib.import_module(f"covector.arch.{info.name}"), "FAMILY", None)
+        if isinstance(family, Family):
+            found[family.name] = family
+    return found
+
+
+def family_of(model_type: str, where: str) -> Family:
+    """The family that reads `model_type`; UnsupportedFamily, listing what is supported, when none does."""
+    for family in families().values():
+        if model_type in family.model_types:
+            return family
+    known = sorted(t for f in families().values() for t in f.model_types)
+    raise UnsupportedFamily(
+        f"{where}: expected a supported model_type, got '{model_type}'; supported: {', '.join(known)}. "
+        "A home-made transformer opens with a layout.toml beside its weights"
+    )

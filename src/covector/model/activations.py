@@ -1,0 +1,36 @@
+"""Activation functions by the names that configs use, on NumPy arrays in float64."""
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy.special import erf, expit
+
+from covector.errors import UnsupportedConfig
+
+# √(2/π) and the cubic coefficient of the tanh approximation of GELU (Hendrycks and Gimpel, 2016).
+_ROOT, _CUBIC = np.sqrt(2 / np.pi), 0.044715
+
+
+def _gelu_tanh(x: np.ndarray) -> np.ndarray:
+    return 0.5 * x * (1 + np.tanh(_ROOT * (x + _CUBIC * x**3)))
+
+
+_BY_NAME: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "relu": lambda x: np.maximum(x, 0.0),
+    "gelu": lambda x: 0.5 * x * (1 + erf(x / np.sqrt(2))),
+    "gelu_new": _gelu_tanh,
+    "gelu_fast": _gelu_tanh,
+    "gelu_pytorch_tanh": _gelu_tanh,
+    "quick_gelu": lambda x: x * expit(1.702 * x),
+    "silu": lambda x: x * expit(x),
+    "swish": lambda x: x * expit(x),
+    "tanh": np.tanh,
+    "linear": lambda x: x,
+}
+
+
+def activation(name: str) -> Callable[[np.ndarray], np.ndarray]:
+    """The function called `name`. Raises UnsupportedConfig, listing the names, for another."""
+    if name not in _BY_NAME:
+        raise UnsupportedConfig(f"activation '{name}' is not implemented; supported: {', '.join(sorted(_BY_NAME))}")
+    return _BY_NAME[name]

@@ -1,0 +1,261 @@
+"""Bases: labelled directions of the residual stream that a direction is read against.
+
+``token_in`` is what tokens put into the stream (rows of W_E), ``token_out`` what the output reads out of it (columns
+of W_U); agents have ``state_in``, ``action_out`` and so on, positions ``position_in``. Variants are typed after a
+colon: ``token_in:pinv`` (dual vectors), ``token_in:ridge=0.1``, ``token_out:whitened``.
+
+Source: `docs/theory/bases.md`, equations 1–7.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from covector.axes import Bool, Float
+from covector.errors import FrameUnavailable, UnknownBasis
+from covector.linalg.norms import normalised
+from covector.model.activations import activation
+from covector.model.spec import ModelSpec, input_weight, output_weight
+from covector.model.weights import Weights
+
+# A token whose embedding is this many robust standard deviations (of log norm) below the rest was hardly trained.
+# On normally distributed log norms 4 is exceeded by 1 token in 30,000.
+UNDERTRAINED_Z = 4.0
+# 1 / Φ⁻¹(3/4): turns a median absolute deviation into a standard deviation under a normal law.
+_MAD_TO_SD = 1.4826
+
+
+@dataclass(frozen=True)
+class Basis:
+    """Labelled vectors [n, d_model] in the residual stream, one row per label.
+
+    ``side`` says whether they write into the stream (``in``) or read it (``out``). ``metric`` [d_model, d_model], if
+    there is one, is applied to directions before they are compared with ``vectors`` (it is in the vectors already).
+    """
+
+    name: str
+    side: str
+    labels: tuple[str, ...]
+    load: Callable[[], np.ndarray] = field(repr=False)
+    metric: np.ndarray | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        """Number of labels."""
+        return len(self.labels)
+
+    @cached_property
+    def vectors(self) -> Float[np.ndarray, "token d_model"]:
+        """The vectors, read on first use; read-only."""
+        array = self.load()
+        array.flags.writeable = False
+        return array
+
+    @cached_property
+    def norms(self) -> Float[np.ndarray, " token"]:
+        """Euclidean length of every vector, float64."""
+        return np.sqrt(np.einsum("td,td->t", self.vectors, self.vectors, dtype=np.float64))
+
+    @cached_property
+    def usable(self) -> Bool[np.ndarray, " token"]:
+        """Which vectors have a direction: finite and not zero. The others are left out, with their count said."""
+        return np.isfinite(self.norms) & (self.norms > 0)
+
+    def unit(self) -> Float[np.ndarray, "token d_model"]:
+        """The vectors at length one (rows of unusable ones are zero); float32 unless the weights are float64."""
+        scale = np.divide(1.0, self.norms, out=np.zeros_like(self.norms), where=self.usable)
+        return self.vectors * scale[:, None].astype(self.vectors.dtype)
+
+    def index(self, label: str) -> int:
+        """Row of `label`. Raises UnknownBasis when no row, or more than one, carries it."""
+        rows = [i for i, text in enumerate(self.labels) if text == label]
+        if len(rows) != 1:
+            raise UnknownBasis(f"basis {self.name}: expected one row labelled '{label}', found {len(rows)}")
+        return rows[0]
+
+
+class Bases(Mapping[str, Basis]):
+    """The bases of one model, by name; variants (``token_in:pinv``) are made when they are asked for."""
+
+    def __init__(self, weights: Weights, labels: Mapping[str, tuple[str, ...]]) -> None:
+        self.weights, self.spec, self.labels = weights, weights.spec, labels
+        self._made: dict[str, Basis] = {}
+
+    def __getitem__(self, name: str) -> Basis:
+        """The basis; raises UnknownBasis, listing the names, when there is none (a Mapping's `in` asks politely)."""
+        if name not in self._made:
+            self._made[name] = self._make(name)
+        return self._made[name]
+
+    def __contains__(self, name: object) -> bool:
+        """Whether a basis of that plain name exists."""
+        return name in self.names
+
+    def __iter__(self) -> Iterator[str]:
+        """Plain names, inputs first."""
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        """Number of plain bases."""
+        return len(self.names)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Plain names, inputs first."""
+        assembly = self.spec.assembly
+        inputs = [i.name for i in (*assembly.inputs, *((assembly.time,) if assembly.time else ()))]
+        found = [f"{name}_in" for name in inputs]
+        found += ["position_in"] if assembly.positions == "learned" else []
+        found += ["token_in_mlp0"] if "token" in inputs and _mlp0_is_ready(self.spec) else []
+        return (*found, *(f"{o.name}_out" for o in self.spec.outputs))
+
+    def default(self, side: str) -> str:
+        """What a direction is read against unless asked otherwise: reads against inputs, writes against outputs."""
+        wanted = "token" if self.spec.input("token") or self.spec.output("token") else None
+        if side == "read":
+            first = self.spec.assembly.inputs[0].name if self.spec.assembly.inputs else None
+            label = "token" if wanted and self.spec.input("token") else _preferred(self, "state_in") or first
+            return label if label and label.endswith("_in") else f"{label}_in"
+        label = "token" if wanted and self.spec.output("token") else "action" if "action_out" in self else None
+        return f"{label or self.spec.outputs[0].name}_out"
+
+    def _make(self, name: str) -> Basis:
+        plain, _, variant = name.partition(":")
+        if plain not in self:
+            raise UnknownBasis(
+                f"expected a basis of {self.spec.family} ({', '.join(self)}, with :centred, :pinv, :ridge=λ or "
+                f":whitened), got '{name}'"
+            )
+        basis = self._plain(plain)
+        return basis if not variant else _variant(basis, name, variant)
+
+    def _plain(self, name: str) -> Basis:
+        weights = self.weights
+        if name == "position_in":
+            rows = weights["W_pos"]
+            return Basis(name, "in", tuple(f"position {i}" for i in range(len(rows))), lambda: rows.copy())
+        if name == "token_in_mlp0":
+            return Basis(name, "in", self._labels("token", self.spec.n_vocab), lambda: _after_mlp0(weights))
+        label, side = name.rsplit("_", 1)
+        if side == "in":
+            source = self.spec.input(label)
+            size = source.n if source else 0
+            return Basis(name, "in", self._labels(label, size), lambda: weights[input_weight(label)].view())
+        out = self.spec.output(label)
+        size = out.n if out else 0
+        return Basis(name, "out", self._labels(label, size), lambda: weights[output_weight(label)].T)
+
+    def _labels(self, label: str, size: int) -> tuple[str, ...]:
+        given = self.labels.get(label, ())[:size]
+        return (*given, *(f"{label} {i}" for i in range(len(given), size)))
+
+
+def _preferred(bases: Bases, name: str) -> str | None:
+    return name if name in bases else None
+
+
+def _variant(basis: Basis, name: str, variant: str) -> Basis:
+    """`basis` in another metric. λ of ``ridge`` is in units of the mean squared singular value of the vectors."""
+    key, _, value = variant.partition("=")
+    try:
+        weight = float(value) if value else 0.0
+    except ValueError:
+        weight = -1.0
+    if key not in ("centred", "pinv", "ridge", "whitened") or weight < 0 or (key == "ridge") != bool(value):
+        raise UnknownBasis(f"expected {basis.name}:centred, :pinv, :ridge=λ (λ ≥ 0) or :whitened, got '{name}'")
+    if key == "centred":
+        return dataclasses.replace(basis, name=name, load=lambda: _centred(basis))
+    if key == "whitened":
+        metric = inverse_root(basis.vectors)
+        return dataclasses.replace(basis, name=name, load=lambda: _centred(basis) @ metric, metric=metric)
+    return dataclasses.replace(basis, name=name, load=lambda: dual(basis.vectors, weight))
+
+
+def _centred(basis: Basis) -> np.ndarray:
+    """Vectors relative to the mean of the usable ones; unusable rows stay zero."""
+    wide = basis.vectors.astype(np.float64)
+    return np.where(basis.usable[:, None], wide - wide[basis.usable].mean(axis=0), 0.0)
+
+
+def dual(vectors: Float[np.ndarray, "token d_model"], ridge: float) -> Float[np.ndarray, "token d_model"]:
+    """Dual vectors E (EᵀE + λI)⁻¹: rows that pick one label's coefficient instead of its overlap.
+
+    λ = ridge · mean eigenvalue of EᵀE. ridge 0 is the pseudo-inverse (exact where EᵀE is regular, else on its range);
+    ridge → ∞ is the transpose up to scale. Float64. Source: theory, §1.6.
+    """
+    wide = vectors.astype(np.float64)
+    values, axes = np.linalg.eigh(wide.T @ wide)
+    shrunk = values + ridge * values.mean()
+    keep = shrunk > values[-1] * len(values) * 2.0**-52
+    inverse = np.divide(1.0, shrunk, out=np.zeros_like(shrunk), where=keep)
+    return (wide @ axes * inverse) @ axes.T
+
+
+def inverse_root(vectors: Float[np.ndarray, "token d_model"]) -> Float[np.ndarray, "d_model d_model"]:
+    """Σ^(−½) of the centred vectors, symmetric (ZCA), on the range of Σ; float64."""
+    wide = vectors.astype(np.float64)
+    wide = wide - wide.mean(axis=0)
+    values, axes = np.linalg.eigh(wide.T @ wide / len(wide))
+    keep = values > values[-1] * len(values) * 2.0**-52
+    root = np.divide(1.0, np.sqrt(np.abs(values)), out=np.zeros_like(values), where=keep)
+    return (axes * root) @ axes.T
+
+
+def undertrained(vectors: Float[np.ndarray, "token d_model"]) -> Bool[np.ndarray, " token"]:
+    """Which rows look as if they were hardly trained: much shorter than the rest, or much closer to their mean.
+
+    A token that no text ever held stays near where it began (small) or drifts along with the mean of all tokens. Both
+    show as an outlier, below −4 robust standard deviations, of log‖e‖ or of log‖e − mean‖. A hint, not a verdict.
+    """
+    wide = vectors.astype(np.float64)
+    from_mean = wide - wide.mean(axis=0)
+    flagged = np.zeros(len(wide), dtype=bool)
+    for rows in (wide, from_mean):
+        with np.errstate(divide="ignore"):
+            logs = np.log(np.linalg.norm(rows, axis=1))
+        middle = np.median(logs[np.isfinite(logs)])
+        spread = _MAD_TO_SD * np.median(np.abs(logs[np.isfinite(logs)] - middle))
+        flagged |= logs < middle - UNDERTRAINED_Z * max(spread, 1e-12)
+    return flagged
+
+
+def _mlp0_is_ready(spec: ModelSpec) -> bool:
+    """Whether block 0 has an MLP that can be applied to an embedding by itself (a pre-norm reader)."""
+    sub = spec.blocks[0].sublayer("mlp") if spec.blocks else None
+    return bool(sub and not sub.after)
+
+
+def _after_mlp0(weights: Weights) -> Float[np.ndarray, "token d_model"]:
+    """Effective embedding W_E + MLP₀(norm(W_E)): what a token is once the first MLP has seen it, attention left out.
+
+    Source: MAPS and the effective embedding of the theory page, §1.6.
+    """
+    spec = weights.spec
+    sub = spec.blocks[0].sublayer("mlp")
+    if sub is None or sub.name != "mlp":
+        raise FrameUnavailable("block 0 has no MLP; use token_in")
+    token = spec.input("token")
+    stream = weights["W_E"].astype(np.float64) * (token.scale if token else 1.0)
+    read = stream
+    if sub.reads:
+        read = _affine(normalised(stream, sub.reads.kind == "layer", sub.reads.eps), weights, "L0.mlp_norm")
+    pre = read @ weights["L0.W_in"]
+    part = spec.blocks[0].mlp
+    b_in = weights["L0.b_in"] if "L0.b_in" in weights else 0.0
+    if part is not None and part.gated:
+        gate = read @ weights["L0.W_gate"] + (weights["L0.b_gate"] if "L0.b_gate" in weights else 0.0)
+        act = activation(part.activation)(gate)
+        post = act * pre + b_in if part.bias_after_gate else act * (pre + b_in)
+    else:
+        post = activation(part.activation if part else "relu")(pre + b_in)
+    out = post @ weights["L0.W_out"] + (weights["L0.b_out"] if "L0.b_out" in weights else 0.0)
+    if sub.post:
+        out = _affine(normalised(out, sub.post.kind == "layer", sub.post.eps), weights, "L0.mlp_post")
+    return stream + sub.scale * out
+
+
+def _affine(rows: np.ndarray, weights: Weights, norm: str) -> np.ndarray:
+    scaled = rows * weights[f"{norm}.gain"] if f"{norm}.gain" in weights else rows
+    return scaled + weights[f"{norm}.bias"] if f"{norm}.bias" in weights else scaled

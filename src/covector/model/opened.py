@@ -1,0 +1,92 @@
+"""An opened model: its anatomy, canonical weights, bases and places, in one frame.
+
+model.spec, model.bases["token_out"], model.map("L9H6.ov"), model.framed("folded")
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Protocol, runtime_checkable
+
+from covector.linalg.maps import Map
+from covector.model.address import Site, site, sites
+from covector.model.bases import Bases
+from covector.model.circuits import map_at
+from covector.model.frames import Frame, frame, framed
+from covector.model.spec import ModelSpec
+from covector.model.weights import Weights
+
+
+@runtime_checkable
+class Vocabulary(Protocol):
+    """Tokens as text, both ways; io reads it from a tokenizer."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Token texts by id."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text."""
+        ...
+
+    def one(self, text: str) -> int:
+        """Id of the single token that `text` is; raises NotOneToken."""
+        ...
+
+
+@dataclass(frozen=True)
+class Model:
+    """One opened model in one frame. A value: `framed` returns another.
+
+    ``stored`` are the weights as the checkpoint has them, whatever the frame; ``labels`` name the rows of bases;
+    ``identity`` says where it comes from and goes into the meta of every result.
+    """
+
+    name: str
+    stored: Weights
+    weights: Weights
+    frame: Frame = field(default_factory=Frame)
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    vocabulary: Vocabulary | None = field(default=None, repr=False)
+    identity: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Sizes and anatomy, in this frame."""
+        return self.weights.spec
+
+    @cached_property
+    def bases(self) -> Bases:
+        """Labelled directions of the residual stream, by name."""
+        return Bases(self.weights, self.labels)
+
+    def site(self, address: str | Site) -> Site:
+        """The place that `address` names. Raises BadSite."""
+        return address if isinstance(address, Site) else site(address, self.spec)
+
+    def sites(self, addresses: str) -> tuple[Site, ...]:
+        """All places that a pattern names (``L*H*.ov``). Raises BadSite."""
+        return sites(addresses, self.spec)
+
+    def map(self, address: str | Site) -> Map:
+        """The map at a site, factored, in this frame; see `covector.model.circuits.map_at`."""
+        return map_at(self.weights, self.site(address), self.frame.bias)
+
+    def framed(self, name: str | Frame) -> "Model":
+        """The same model in another frame. Raises UnknownFrame, FrameUnavailable."""
+        chosen = frame(name) if isinstance(name, str) else name
+        return dataclasses.replace(self, weights=framed(self.stored, chosen), frame=chosen)
+
+    @cached_property
+    def meta(self) -> dict[str, Any]:
+        """What every result records about where it comes from (no clock: the same request gives the same bytes)."""
+        dtypes = sorted({self.stored.stored(n) for n in self.stored.names()})
+        return {
+            "model": self.name,
+            "family": self.spec.family,
+            "dtype": dtypes[0] if len(dtypes) == 1 else dtypes,
+            "frame": str(self.frame),
+            **self.identity,
+        }
