@@ -1,0 +1,1 @@
+"""Floor 5: analyses, one per file: functions of opened things that return a Table."""

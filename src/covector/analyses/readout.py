@@ -1,0 +1,307 @@
+"""What a place reads and writes: the singular dyads of its map against labelled bases, with chance beside each score.
+
+One row per dyad, both sides and both poles in it: what excites the + pole is written as the + pole. Nothing is sorted
+apart.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from covector.analyses.readout_lines import dyad_line
+from covector.analyses.readout_picture import tokens_by_dyads
+from covector.analyses.side import Exact, SideReading, read_side
+from covector.axes import Bool, Float
+from covector.errors import BadRank, BadRequest
+from covector.linalg import chance
+from covector.linalg.svd import SVD, svd
+from covector.model.address import Site
+from covector.model.bases import Basis, undertrained
+from covector.model.circuits import cautions
+from covector.model.frames import centred
+from covector.model.opened import Model
+from covector.render import Column, Table
+
+FILTERS = ("ascii", "trained")
+# Dyads called beyond chance at this false-discovery rate (Benjamini–Hochberg over the request).
+LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One side of the dyads: read against a basis when it lies in the residual stream, else by its own coordinates."""
+
+    name: str
+    directions: Float[np.ndarray, "r d"]
+    reading: SideReading | None
+    labels: tuple[str, ...]
+
+
+def readout(
+    model: Model,
+    address: str,
+    *,
+    rank: int = 10,
+    k: int = 15,
+    basis: str = "auto",
+    frame: str | None = None,
+    score: str = "cosine",
+    without: tuple[str, ...] = (),
+    tokens: tuple[str, ...] = (),
+    exact: bool = False,
+    draws: int = 2000,
+    seed: int = 0,
+) -> Table:
+    """The leading `rank` dyads of the map at `address`, each with its `k` extreme labels per side and pole.
+
+    `basis`: a name for both sides, ``READ:WRITE``… written as ``token_in,token_out``, or ``auto`` (reads against
+    inputs, writes against outputs). `frame` re-frames the model. `score` orders the lists: ``cosine`` (equal to ζ) or
+    ``raw`` dot products; p values are always of cosines. `without` leaves labels out: ``ascii`` keeps ASCII labels
+    only, ``trained`` drops tokens that look hardly trained (filters never re-rank). `tokens` adds the ζ of given labels
+    on the written side (the read one where nothing is written to the stream). `exact` simulates p values with
+    `draws` draws (and adds p_cov) instead of giving their closed upper bounds.
+
+    q is Benjamini–Hochberg over every dyad and side of this request, on p_dir. Columns of a side without a residual
+    basis (neurons, a head's own coordinates) hold loadings and no p.
+    Raises BadSite, BadRank, UnknownBasis, UnknownFrame, FrameUnavailable, NotOneToken.
+    """
+    if k < 1:
+        raise BadRequest(f"expected k >= 1 labels per pole, got {k}")
+    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+        raise BadRank(f"expected rank >= 1 dyads, got {rank}; leave it out for 10")
+    view = model if frame is None or frame == str(model.frame) else model.framed(frame)
+    site = view.site(address)
+    m = view.map(site)
+    whole = svd(m) if min(m.shape) < view.spec.d_model else svd(m, rank)
+    shown = min(rank, whole.rank)
+    chosen = _basis_names(view, basis, site)
+    simulate = Exact(draws, seed) if exact else None
+    sides = [
+        _side(view, whole, shown, name, chosen[name], k=k, score=score, without=without, exact=simulate)
+        for name in ("read", "write")
+    ]
+    columns = [*_dyad_columns(whole, shown), *_side_columns(sides, _q_values(sides)), *_asked(view, sides, tokens)]
+    return Table(
+        columns=columns,
+        meta=view.meta | _request(str(site), m.shape, whole, sides, score, without, simulate, seed),
+        title=_title(view, str(site), m.shape, sides),
+        says=_says(sides, shown, str(site)),
+        not_says=_not_says(view, site, sides),
+        next=_next(view, str(site)),
+        picture=tokens_by_dyads,
+        lines=dyad_line,
+        key=("dyad",),
+    )
+
+
+def _basis_names(model: Model, basis: str, site: Site) -> dict[str, str]:
+    """Basis per side. A QK map has no written side: both of its sides read the stream, the second as the key."""
+    read, comma, write = basis.partition(",")
+    if basis == "auto":
+        return {side: model.bases.default("read" if site.kind == "qk" else side) for side in ("read", "write")}
+    return {"read": read, "write": write if comma else read}
+
+
+def _asked(model: Model, sides: list[_Side], tokens: tuple[str, ...]) -> list[Column]:
+    """ζ of given labels on every dyad, one column each."""
+    side = next((s for s in reversed(sides) if s.reading), None)
+    if side is None or side.reading is None or not tokens:
+        return []
+    basis, made = side.reading.basis, []
+    for text in tokens:
+        of_tokens = (
+            model.vocabulary is not None and basis.labels[: len(model.vocabulary.labels)] == model.labels["token"]
+        )
+        row = model.vocabulary.one(text) if of_tokens and model.vocabulary else basis.index(text)
+        level = float(np.sqrt(side.reading.d) * chance.threshold(side.reading.d, 1))
+        zeta = np.sqrt(side.reading.d) * side.directions @ basis.unit()[row]
+        made.append(Column(f"zeta: {basis.labels[row]}", zeta, "sd", 2, f"√d·cos, {side.name} side", chance=level))
+    return made
+
+
+def _side(
+    model: Model,
+    whole: SVD,
+    shown: int,
+    name: str,
+    basis_name: str,
+    *,
+    k: int,
+    score: str,
+    without: tuple[str, ...],
+    exact: Exact | None,
+) -> _Side:
+    space = whole.reads if name == "read" else whole.writes
+    every = whole.U.T if name == "read" else whole.Vh
+    if space.kind not in ("residual", "residual+1"):
+        labels = model.labels.get(space.kind, ())
+        given = (*labels, *(f"{_short(space.kind)}{i}" for i in range(len(labels), space.size)))
+        return _Side(name, every[:shown], None, given[: space.size])
+    if space.kind == "residual+1":
+        # The constant coordinate is no direction of the stream: read what is left, at length one.
+        every = every[:, 1:] / np.maximum(np.linalg.norm(every[:, 1:], axis=1, keepdims=True), np.finfo(float).tiny)
+    basis = model.bases[basis_name]
+    reading = read_side(
+        np.ascontiguousarray(every[:shown]),
+        np.linalg.qr(every.T)[0].T if space.kind == "residual+1" else every,
+        basis,
+        k=k,
+        keep=_kept(basis, without),
+        centred=centred(model.stored.spec, model.frame, name),
+        score=score,
+        exact=exact,
+    )
+    return _Side(name, every[:shown], reading, basis.labels)
+
+
+def _kept(basis: Basis, without: tuple[str, ...]) -> Bool[np.ndarray, " token"]:
+    unknown = [f for f in without if f not in FILTERS]
+    if unknown:
+        raise BadRequest(f"expected filters among {', '.join(FILTERS)}, got '{unknown[0]}'")
+    keep = np.ones(len(basis), dtype=bool)
+    if "ascii" in without:
+        keep &= np.fromiter((label.isascii() for label in basis.labels), bool, len(basis))
+    if "trained" in without:
+        keep &= ~undertrained(basis.vectors)
+    return keep
+
+
+def _q_values(sides: list[_Side]) -> dict[str, np.ndarray]:
+    """Benjamini–Hochberg over all dyads and both sides."""
+    read = [(s.name, s.reading.p_dir) for s in sides if s.reading]
+    if not read:
+        return {}
+    adjusted = chance.bh(np.concatenate([p for _, p in read]))
+    return dict(zip((n for n, _ in read), np.split(adjusted, len(read)), strict=True))
+
+
+def _dyad_columns(whole: SVD, shown: int) -> list[Column]:
+    block = [whole.block_of(i) for i in range(shown)]
+    return [
+        Column("dyad", np.arange(shown), about="index of the singular triple, largest gain first"),
+        Column("sigma", whole.S[:shown], about="gain σ of the dyad in the map's own units"),
+        Column("gap", whole.gap[:shown], "σ₁", 3, "distance to the nearest other σ, in units of the largest"),
+        Column("block", [f"{b.start}–{b.stop - 1}" if len(b) > 1 else str(b.start) for b in block],
+               about="indices that rounding of the stored weights mixes: only their span is defined"),
+        Column("noisy", whole.noisy[:shown], about="1 where storage rounding turns the direction by more than 0.1 rad"),
+        Column("turn", whole.wedin[:shown], "sin", 3, "bound on the sine of its turn by storage rounding"),
+    ]  # fmt: skip
+
+
+def _side_columns(sides: list[_Side], q: dict[str, np.ndarray]) -> list[Column]:
+    made: list[Column] = []
+    for side in sides:
+        made += _measured(side, q[side.name]) if side.reading else _own_coordinates(side)
+    return made
+
+
+def _measured(side: _Side, q: np.ndarray) -> list[Column]:
+    reading, at = side.reading, side.name
+    if reading is None:
+        return []
+    made = [
+        Column(f"{at}_label", [side.labels[i] for i in reading.best_id], about="the label with the largest |cosine|"),
+        Column(f"{at}_cos", reading.best, "cos", 3, "signed cosine with that label", chance=reading.tau),
+        Column(f"{at}_zeta", reading.zeta, "sd", 2, "√d·cos", chance=float(np.sqrt(reading.d) * reading.tau)),
+        Column(f"{at}_p_dir", reading.p_dir, about="chance that a random direction reaches this |cos| with any label"),
+        Column(f"{at}_q", q, about="Benjamini–Hochberg over all dyads and sides of the request"),
+        Column(f"{at}_p_svd", reading.p_svd, about="the same for a random basis of the same subspace (NaN when r = d)"),
+    ]
+    if reading.p_cov is not None:
+        made.append(Column(f"{at}_p_cov", reading.p_cov, about="the same for directions with the basis' covariance"))
+    if reading.p_error is not None:
+        made.append(Column(f"{at}_p_error", reading.p_error, about="standard error of p_dir"))
+    made.append(Column(f"{at}_skew", reading.skew, digits=2, about="third moment of all scores; orders the poles only"))
+    for pole, ids, scores in (
+        ("plus", reading.top, reading.top_score),
+        ("minus", reading.bottom, reading.bottom_score),
+    ):
+        made.append(
+            Column(f"{at}_{pole}", [[side.labels[i] for i in row] for row in ids], about=f"labels, {pole} pole")
+        )
+        made.append(Column(f"{at}_{pole}_score", [list(map(float, row)) for row in scores], digits=3))
+    return made
+
+
+def _own_coordinates(side: _Side, k: int = 6) -> list[Column]:
+    """The largest loadings of a side that has no residual basis."""
+    order = np.argsort(side.directions, axis=1, kind="stable")
+    k = min(k, order.shape[1])
+    made = []
+    for pole, ids in (("plus", order[:, ::-1][:, :k]), ("minus", order[:, :k])):
+        scores = np.take_along_axis(side.directions, ids, axis=1)
+        made.append(Column(f"{side.name}_{pole}", [[side.labels[i] for i in row] for row in ids]))
+        made.append(Column(f"{side.name}_{pole}_score", [list(map(float, row)) for row in scores], digits=3))
+    return made
+
+
+def _short(kind: str) -> str:
+    return {"neurons": "n", "head": "c", "position": "position "}.get(kind, f"{kind} ")
+
+
+def _request(
+    site: str,
+    shape: tuple[int, int],
+    whole: SVD,
+    sides: list[_Side],
+    score: str,
+    without: tuple[str, ...],
+    exact: Exact | None,
+    seed: int,
+) -> dict[str, Any]:
+    measured = [s for s in sides if s.reading]
+    return {
+        "analysis": "readout",
+        "site": site,
+        "shape": list(shape),
+        "policy": "none: weights only",
+        "seed": seed if exact else None,
+        "null": "Haar direction, " + (f"Monte-Carlo, {exact.draws} draws" if exact else "closed upper bound"),
+        "score": score,
+        "without": list(without),
+        "route": whole.route,
+        "cut": whole.cut,
+        "bases": {s.name: s.reading.basis.name for s in measured if s.reading},
+        "labels": {s.name: s.reading.n for s in measured if s.reading},
+        "left_out": {s.name: len(s.reading.basis) - s.reading.n for s in measured if s.reading},
+        "dimension": {s.name: s.reading.d for s in measured if s.reading},
+        "chance_zeta": {s.name: float(np.sqrt(s.reading.d) * s.reading.tau) for s in measured if s.reading},
+    }
+
+
+def _title(model: Model, site: str, shape: tuple[int, int], sides: list[_Side]) -> str:
+    verbs = {"read": "queries", "write": "keys"} if site.endswith(".qk") else {"read": "reads", "write": "writes"}
+    read = " → ".join(f"{verbs[s.name]} {s.reading.basis.name}" for s in sides if s.reading)
+    levels = dict.fromkeys(f"{np.sqrt(s.reading.d) * s.reading.tau:.1f}" for s in sides if s.reading)
+    level = f" · chance 95 % ζ {' / '.join(levels)}" if levels else ""
+    size = f"{shape[0]}×{shape[1]}"
+    return f"{model.name} {site} · {size} · frame {model.frame} · {read or 'own coordinates'}{level}"
+
+
+def _says(sides: list[_Side], shown: int, site: str) -> str:
+    parts = []
+    for side in sides:
+        if side.reading:
+            beyond = int(np.sum(chance.bh(side.reading.p_dir) < LEVEL))
+            verb = "read" if side.name == "read" or site.endswith(".qk") else "write"
+            parts.append(f"{beyond} of {shown} dyads {verb} {side.reading.basis.name} beyond chance")
+    if not parts:
+        return f"{site} has no residual side here: its dyads are shown by their largest coordinates."
+    inside = [s.reading.p_svd for s in sides if s.reading and np.isfinite(s.reading.p_svd).any()]
+    by_svd = int(np.sum(np.min(inside, axis=0) < LEVEL)) if inside else None
+    tail = f"; {by_svd} also beat random bases of the same subspace" if by_svd is not None else ""
+    return f"At a false-discovery rate of {LEVEL:.0%}, {' and '.join(parts)}{tail}."
+
+
+def _not_says(model: Model, site: Any, sides: list[_Side]) -> str:
+    known = cautions(model.stored.spec, site)
+    plain = "It does not say that the model uses these directions (nothing was run), nor that a word list is a meaning"
+    left = [f"{s.name}: {len(s.reading.basis) - s.reading.n} left out" for s in sides
+            if s.reading and len(s.reading.basis) > s.reading.n]  # fmt: skip
+    return "; ".join([plain, *known, *left]) + "."
+
+
+def _next(model: Model, site: str) -> str:
+    where = model.name if " " not in model.name else f"'{model.name}'"
+    return f"covector svd {where} {site} --grid"

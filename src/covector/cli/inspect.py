@@ -1,0 +1,41 @@
+"""`covector inspect`: what a checkpoint is, and the proof that it is read rightly."""
+
+import time
+from typing import Annotated
+
+import typer
+
+from covector.cli.options import Device, Dtype, FrameName, Json, Layout, ModelRef, Out, Plot, Quiet, Seed, Strict
+
+
+def inspect(
+    model: ModelRef,
+    check: Annotated[
+        bool, typer.Option("--check", help="Prove the loader: every linear piece against the real model.")
+    ] = False,
+    frame: FrameName = "raw",
+    layout: Layout = None,
+    seed: Seed = 0,
+    json: Json = False,
+    out: Out = None,
+    plot: Plot = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float64",
+    strict: Strict = False,
+    quiet: Quiet = False,
+) -> None:
+    """Sizes, family, tensors and bytes of a checkpoint; with --check, the proof that it is read rightly."""
+    from covector.analyses.inspect import inspect as inspect_model
+    from covector.cli.output import emit
+    from covector.cli.run_options import check_run_options
+    from covector.workbench import open as open_model
+
+    start = time.perf_counter()
+    check_run_options(device, dtype)
+    opened = open_model(model, layout, frame=frame, strict=strict)
+    table = inspect_model(opened)
+    if check:
+        from covector.workbench import prove
+
+        table = prove(model, layout, dtype=dtype, seed=seed)
+    emit(table, as_json=json, out=out, plot=plot, quiet=quiet, seconds=time.perf_counter() - start)

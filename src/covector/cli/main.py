@@ -1,0 +1,77 @@
+"""The `covector` command: reads the words, runs one command, turns every failure into one line and an exit code.
+
+0 done; 2 the request was wrong (one line on standard error: what was expected, what came, what to do); 1 a defect of
+ours. Commands import what they need when they run, so that ``--help`` needs neither NumPy nor torch.
+"""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from covector.cli.inspect import inspect
+from covector.cli.svd import svd
+from covector.errors import CovectorError
+
+app = typer.Typer(
+    name="covector",
+    help="Read a transformer's weights: what each direction reads and writes, and how likely that is by chance.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.command(name="inspect")(inspect)
+app.command(name="svd")(svd)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from covector.workbench import own_version
+
+        sys.stdout.write(f"covector {own_version()}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Read a transformer's weights: what each direction reads and writes, and how likely that is by chance."""
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(words: list[str]) -> int:
+    """Run one command line; returns the exit code. With COVECTOR_DEBUG=1 a failure keeps its traceback."""
+    command = typer.main.get_command(app)
+    try:
+        result = command.main(args=words, prog_name="covector", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except CovectorError as error:
+        return _failed(str(error), 2)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader went away; nothing to say
+        return 0
+    except KeyboardInterrupt:
+        return _failed("interrupted", 130)
+    except Exception as error:
+        if hasattr(error, "format_message"):  # the option parser's errors, whatever library they come from
+            usage = f" See covector {words[0]} --help." if words else ""
+            return _failed(f"{error.format_message()}{usage}", 2)
+        if os.environ.get("COVECTOR_DEBUG"):
+            raise
+        return _failed(
+            f"a defect of ours: {type(error).__name__}: {error}; COVECTOR_DEBUG=1 shows where. Please report it", 1
+        )
+
+
+def _failed(text: str, code: int) -> int:
+    sys.stderr.write("covector: " + " ".join(text.split()) + "\n")
+    return code

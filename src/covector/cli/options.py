@@ -1,0 +1,29 @@
+"""Options that every command takes, spelled and explained once."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ModelRef = Annotated[str, typer.Argument(help="Hub name (gpt2, name@revision), local folder, or demo-lm.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object {meta, rows} on standard output, nothing else.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="Also write the result (JSON, Parquet) into this folder.")
+]
+Plot = Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Draw the picture: .png, .svg or .html.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of every random number.")]
+Device = Annotated[str, typer.Option("--device", help="Where models run: cpu. Weight analyses always run on the CPU.")]
+Dtype = Annotated[
+    str, typer.Option("--dtype", help="Precision of model runs: float64 or float32. Decompositions are float64.")
+]
+FrameName = Annotated[
+    str,
+    typer.Option(
+        "--frame", help="raw, folded, gauge_fixed, tl_default; views tl_demo, conjecture2022; each with +bias."
+    ),
+]
+Layout = Annotated[
+    Path | None, typer.Option("--layout", metavar="FILE", help="layout.toml of a home-made model (default: beside it).")
+]
+Strict = Annotated[bool, typer.Option("--strict", help="Refuse configuration keys that no adapter knows.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no sentences: the result only.")]

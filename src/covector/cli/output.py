@@ -1,0 +1,44 @@
+"""Where a result goes: the terminal, standard output as JSON, a folder, a picture."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+from covector.errors import BadRequest
+from covector.render import Table
+
+
+def emit(
+    table: Table, *, as_json: bool, out: Path | None, plot: Path | None, quiet: bool, seconds: float | None = None
+) -> None:
+    """Show a table the way that the options ask for. Files are written beside and renamed."""
+    if plot is not None:
+        table.plot(plot)
+    if out is not None:
+        save(table, out)
+    if as_json:
+        sys.stdout.write(table.to_json() + "\n")
+        return
+    timed = f"{table.title} · {seconds:.2f} s" if seconds is not None else table.title
+    shown = dataclasses.replace(table, title=timed)
+    if quiet:
+        shown = dataclasses.replace(shown, says="", not_says="", next="")
+    shown.show()
+    for path in (p for p in (out, plot) if p is not None):
+        sys.stderr.write(f"written: {path}\n")
+
+
+def save(table: Table, folder: Path) -> None:
+    """JSON and Parquet of a table in a folder, which is made if need be."""
+    if folder.exists() and not folder.is_dir():
+        raise BadRequest(f"--out: expected a folder, '{folder}' is a file; name another")
+    folder.mkdir(parents=True, exist_ok=True)
+    name = str(table.meta.get("analysis", "result"))
+    table.save(folder / f"{name}.json")
+    table.save(folder / f"{name}.parquet")
+
+
+def emit_json(meta: dict, rows: list[dict]) -> None:
+    """One strict JSON object on standard output."""
+    sys.stdout.write(json.dumps({"meta": meta, "rows": rows}, allow_nan=False, ensure_ascii=False) + "\n")

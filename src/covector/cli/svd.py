@@ -1,0 +1,76 @@
+"""`covector svd`: what a place reads and writes, dyad by dyad, with chance beside each score."""
+
+import time
+from typing import Annotated
+
+import typer
+
+from covector.cli.options import Device, Dtype, FrameName, Json, Layout, ModelRef, Out, Plot, Quiet, Seed, Strict
+
+
+def svd(
+    model: ModelRef,
+    site: Annotated[
+        str, typer.Argument(help="L22H10 (its OV), L3H1.qk, L3K0.v, L3.mlp.in, L3.mlp.out, embed, unembed.")
+    ],
+    rank: Annotated[int, typer.Option("--rank", help="How many dyads, largest gain first.")] = 10,
+    k: Annotated[int, typer.Option("-k", help="Labels per side and pole.")] = 15,
+    basis: Annotated[
+        str, typer.Option("--basis", help="token_in, token_out, action_out, …; READ,WRITE for two; variants :pinv …")
+    ] = "auto",
+    score: Annotated[
+        str, typer.Option("--score", help="Order of the lists: cosine (the same as ζ) or raw.")
+    ] = "cosine",
+    without: Annotated[
+        list[str] | None,
+        typer.Option("--without", help="Leave labels out: ascii (non-ASCII), trained (hardly trained)."),
+    ] = None,
+    token: Annotated[
+        list[str] | None,
+        typer.Option("--token", help="Also score this token on every dyad (repeatable): --token ' she'."),
+    ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Monte-Carlo p values instead of upper bounds; adds p_cov.")
+    ] = False,
+    draws: Annotated[int, typer.Option("--draws", help="Draws for --exact.")] = 2000,
+    grid: Annotated[bool, typer.Option("--grid", help="Labels × dyads, coloured by value.")] = False,
+    frame: FrameName = "raw",
+    layout: Layout = None,
+    seed: Seed = 0,
+    json: Json = False,
+    out: Out = None,
+    plot: Plot = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float64",
+    strict: Strict = False,
+    quiet: Quiet = False,
+) -> None:
+    """What a place reads and writes: its singular dyads against labelled bases, chance beside every score."""
+    from covector.analyses.readout import readout
+    from covector.cli.grid import show_grid
+    from covector.cli.output import emit
+    from covector.cli.run_options import check_run_options
+    from covector.workbench import open as open_model
+
+    start = time.perf_counter()
+    check_run_options(device, dtype)
+    opened = open_model(model, layout, frame=frame, strict=strict)
+    table = readout(
+        opened,
+        site,
+        rank=rank,
+        k=k,
+        basis=basis,
+        score=score,
+        without=tuple(without or ()),
+        tokens=tuple(token or ()),
+        exact=exact,
+        draws=draws,
+        seed=seed,
+    )
+    seconds = time.perf_counter() - start
+    if grid and not json:
+        show_grid(table, seconds)
+        table = table if plot or out else None
+    if table is not None and not (grid and not json):
+        emit(table, as_json=json, out=out, plot=plot, quiet=quiet, seconds=seconds)
