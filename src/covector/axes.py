@@ -17,6 +17,7 @@ n, m       read and write side of a map
 d          a space whose name does not matter here
 r          rank: dyads, directions
 k          a number of winners
+draws      repetitions of a simulation
 batch      anything that rides along
 ========== ==================================================================
 """

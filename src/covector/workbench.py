@@ -4,6 +4,7 @@ model = covector.open("gpt2")
 model.spec, model.bases["token_out"], model.map("L9H6.ov")
 """
 
+import hashlib
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -11,13 +12,16 @@ from typing import Any
 
 import numpy as np
 
+from covector.arch import transformer_lens
 from covector.arch.adapter import AdaptedWeights, adapt
 from covector.arch.config import Config
+from covector.arch.declared import declared
 from covector.arch.family import family_of
-from covector.errors import UnsupportedConfig, UnsupportedFamily
+from covector.errors import MissingExtra, NotProven, UnsupportedConfig, UnsupportedFamily
 from covector.io.checkpoint import Checkpoint, open_checkpoint
 from covector.model.frames import Frame
 from covector.model.opened import Model
+from covector.render import Table
 
 
 def open(ref: Any, layout: str | Path | None = None, *, frame: str = "raw", strict: bool = False) -> Model:
@@ -31,7 +35,8 @@ def open(ref: Any, layout: str | Path | None = None, *, frame: str = "raw", stri
     UnsafeCheckpoint, UnknownFrame, FrameUnavailable.
     """
     checkpoint = open_checkpoint(ref, layout)
-    model = _declared(checkpoint) if checkpoint.layout else _known(checkpoint, strict)
+    layout_file = checkpoint.layout
+    model = _declared(checkpoint, layout_file) if layout_file else _known(checkpoint, strict)
     return model if frame == "raw" else model.framed(frame)
 
 
@@ -54,7 +59,10 @@ def _known(checkpoint: Checkpoint, strict: bool) -> Model:
         )
     weights = adapt(spec, tensors, checkpoint.tensors, prefixes=family.prefixes, ignored=family.ignored)
     labels = {"token": checkpoint.vocabulary.labels} if checkpoint.vocabulary else {}
-    return _opened(checkpoint, weights, labels, {"unknown_keys": list(unknown)} if unknown else {})
+    more: dict[str, Any] = {"unknown_keys": list(unknown)} if unknown else {}
+    if family.name == transformer_lens.MODEL_TYPE:
+        more["processing"] = transformer_lens.processing(weights)
+    return _opened(checkpoint, weights, labels, more)
 
 
 def _opened(
@@ -70,8 +78,42 @@ def _opened(
     return Model(checkpoint.name, weights, weights, Frame(), labels, checkpoint.vocabulary, identity)
 
 
-def _declared(checkpoint: Checkpoint) -> Model:
-    raise NotImplementedError(checkpoint)
+def _declared(checkpoint: Checkpoint, layout: Path) -> Model:
+    """A home-made model, opened by its declaration."""
+    weights, labels = declared(layout, checkpoint.tensors, str(layout))
+    if checkpoint.vocabulary:
+        labels = {"token": checkpoint.vocabulary.labels} | labels
+    digest = hashlib.sha256(layout.read_bytes()).hexdigest()
+    return _opened(checkpoint, weights, labels, {"layout": {"file": layout.name, "sha256": digest}})
+
+
+def prove(ref: Any, layout: str | Path | None = None, *, dtype: str = "float64", seed: int = 0) -> Table:
+    """Prove that a checkpoint is read rightly: every linear piece, pattern, block and logit against transformers.
+
+    One row per kind of piece. A declared layout has no judge of its own: it is proven against recorded pairs where the
+    declaration names them. Raises NotProven, naming the first piece that fails, or saying that no independent judge
+    exists; MissingExtra without torch and transformers.
+    """
+    try:
+        from covector.analyses.proof import PRECISIONS, proof
+        from covector.run.hf_load import load_judge
+        from covector.run.proof import prove as compare_pieces
+    except ImportError as error:
+        raise MissingExtra(
+            f"--check runs the model: expected torch and transformers, {error.name} is missing; "
+            "pip install 'covector[run]'"
+        ) from error
+    checkpoint = open_checkpoint(ref, layout)
+    model = open(ref, layout)
+    if checkpoint.layout or checkpoint.folder is None:
+        raise NotProven(
+            f"{checkpoint.name}: not proven: no independent judge; names, shapes and use of every tensor agree. Record "
+            "input/output pairs from the original program and compare with covector.run.proof.prove_recorded"
+        )
+    family = family_of(str(checkpoint.config.get("model_type")), checkpoint.where)
+    kind = PRECISIONS[dtype]
+    judge = load_judge(checkpoint.folder, family.hf_class, dtype=kind)
+    return proof(model, compare_pieces(model.stored, judge, dtype=kind, seed=seed), f"transformers' {family.hf_class}")
 
 
 def versions() -> dict[str, str]:

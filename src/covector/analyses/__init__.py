@@ -1,1 +1,1 @@
-"""Floor 5: analyses, one per file: functions of opened things that return a Table."""
+"""Floor 6: analyses, one per file: functions of opened things that return a Table."""

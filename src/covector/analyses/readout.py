@@ -15,6 +15,7 @@ from covector.analyses.side import Exact, SideReading, read_side
 from covector.axes import Bool, Float
 from covector.errors import BadRank, BadRequest
 from covector.linalg import chance
+from covector.linalg.maps import Factored, Map
 from covector.linalg.svd import SVD, svd
 from covector.model.address import Site
 from covector.model.bases import Basis, undertrained
@@ -73,12 +74,14 @@ def readout(
     view = model if frame is None or frame == str(model.frame) else model.framed(frame)
     site = view.site(address)
     m = view.map(site)
-    whole = svd(m) if min(m.shape) < view.spec.d_model else svd(m, rank)
+    # A map as wide as the stream reads and writes all of it: its subspace is everything, and the tail is not needed.
+    thin = _rank_bound(m) < view.spec.d_model
+    whole = svd(m) if thin else svd(m, rank)
     shown = min(rank, whole.rank)
     chosen = _basis_names(view, basis, site)
     simulate = Exact(draws, seed) if exact else None
     sides = [
-        _side(view, whole, shown, name, chosen[name], k=k, score=score, without=without, exact=simulate)
+        _side(view, whole, shown, name, chosen[name], thin=thin, k=k, score=score, without=without, exact=simulate)
         for name in ("read", "write")
     ]
     columns = [*_dyad_columns(whole, shown), *_side_columns(sides, _q_values(sides)), *_asked(view, sides, tokens)]
@@ -127,6 +130,7 @@ def _side(
     name: str,
     basis_name: str,
     *,
+    thin: bool,
     k: int,
     score: str,
     without: tuple[str, ...],
@@ -144,7 +148,7 @@ def _side(
     basis = model.bases[basis_name]
     reading = read_side(
         np.ascontiguousarray(every[:shown]),
-        np.linalg.qr(every.T)[0].T if space.kind == "residual+1" else every,
+        _subspace(every, model.spec.d_model) if thin else None,
         basis,
         k=k,
         keep=_kept(basis, without),
@@ -153,6 +157,16 @@ def _side(
         exact=exact,
     )
     return _Side(name, every[:shown], reading, basis.labels)
+
+
+def _rank_bound(m: Map) -> int:
+    """The rank that a map cannot exceed: its inner size when it is kept in factors."""
+    return min(*m.shape, m.A.shape[1]) if isinstance(m, Factored) else min(m.shape)
+
+
+def _subspace(directions: np.ndarray, d_model: int) -> Float[np.ndarray, "r d"] | None:
+    """Orthonormal rows spanning all that a thin map can read or write on this side; None when that is the stream."""
+    return None if len(directions) >= d_model else np.linalg.qr(directions.T)[0].T
 
 
 def _kept(basis: Basis, without: tuple[str, ...]) -> Bool[np.ndarray, " token"]:

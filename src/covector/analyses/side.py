@@ -60,7 +60,7 @@ class SideReading:
 
 def read_side(
     directions: Float[np.ndarray, "r d"],
-    subspace: Float[np.ndarray, "s d"],
+    subspace: Float[np.ndarray, "s d"] | None,
     basis: Basis,
     *,
     k: int,
@@ -73,9 +73,10 @@ def read_side(
     """Score unit directions (rows) against a basis.
 
     `subspace` are orthonormal rows spanning everything the map can read or write on this side (p_svd draws other
-    bases of it). `centred` says that the directions have no part along 1: vectors are centred too and the laws use
-    d − 1. `keep` leaves labels out of the lists, and out of the count n. Scores are exact to float64; p values are
-    upper bounds, or Monte-Carlo estimates with `exact`.
+    bases of it); None says that it is the whole stream, where p_svd is not defined (NaN). `centred` says that the
+    directions have no part along 1: vectors are centred too, and the laws use d − 1. `keep` leaves labels out of the
+    lists, and out of the count n. Scores are exact to float64; p values are upper bounds, or Monte-Carlo estimates
+    with `exact`.
     """
     if score not in SCORES:
         raise BadRequest(f"expected score {' or '.join(SCORES)}, got '{score}'")
@@ -85,7 +86,7 @@ def read_side(
     rows = directions
     if basis.metric is not None:
         rows = _unit(rows @ basis.metric)
-        subspace = np.linalg.qr((subspace @ basis.metric).T)[0].T
+        subspace = None if subspace is None else np.linalg.qr((subspace @ basis.metric).T)[0].T
     units = _unit_vectors(basis, centred)
     d = rows.shape[1] - centred
     by_cosine = poles(rows, units, k, keep=kept)
@@ -113,21 +114,25 @@ def read_side(
 
 
 def _chances(
-    best: np.ndarray, units: np.ndarray, subspace: np.ndarray, d: int, exact: Exact | None
+    best: np.ndarray, units: np.ndarray, subspace: np.ndarray | None, d: int, exact: Exact | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]:
     """(p_dir, p_svd, p_cov, standard error of p_dir)."""
-    r = len(subspace)
+    within = np.full(best.shape, np.nan) if subspace is None else _within(best, units, subspace, d, exact)
+    if exact is None:
+        return np.atleast_1d(chance.p_dir(best, d, len(units))), within, None, None
+    direct = chance.p_dir_exact(best, units, draws=exact.draws, seed=exact.seed)
+    covariance = chance.p_cov(best, units, draws=exact.draws, seed=exact.seed)
+    return np.atleast_1d(direct.value), within, np.atleast_1d(covariance.value), np.atleast_1d(direct.error)
+
+
+def _within(best: np.ndarray, units: np.ndarray, subspace: np.ndarray, d: int, exact: Exact | None) -> np.ndarray:
+    """p_svd: the chance of a random basis of the same subspace."""
     projected = units @ subspace.T.astype(units.dtype)
     norms = np.sqrt(np.einsum("nr,nr->n", projected, projected, dtype=np.float64))
     reach = np.minimum(best, norms.max())  # float32 projections round; a direction cannot reach past its subspace
     if exact is None:
-        bound = np.atleast_1d(chance.p_dir(best, d, len(units)))
-        return bound, np.atleast_1d(chance.p_svd(reach, np.minimum(norms, 1.0), r, d)), None, None
-    given = {"draws": exact.draws, "seed": exact.seed}
-    direct = chance.p_dir_exact(best, units, **given)
-    within = chance.p_svd_exact(reach, projected, d=d, **given)
-    covariance = chance.p_cov(best, units, **given)
-    return (np.atleast_1d(p) for p in (direct.value, within.value, covariance.value, direct.error))  # type: ignore[return-value]
+        return np.atleast_1d(chance.p_svd(reach, np.minimum(norms, 1.0), len(subspace), d))
+    return np.atleast_1d(chance.p_svd_exact(reach, projected, d=d, draws=exact.draws, seed=exact.seed).value)
 
 
 def _unit_vectors(basis: Basis, centred: bool) -> np.ndarray:

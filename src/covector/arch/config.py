@@ -1,4 +1,4 @@
-"""A checkpoint's configuration, read with bookkeeping: keys used, keys that are harmless, keys that change the function.
+"""A checkpoint's configuration, read with bookkeeping: keys used, keys harmless, keys that change the function.
 
 An adapter asks for keys; what it never asked for is judged afterwards. A key known to change the function that no
 adapter implements is refused by name, a key on the harmless list passes, any other is reported (and refused when the
@@ -75,6 +75,10 @@ class Config:
                 f"supported: {', '.join(map(_brief, allowed))}"
             )
         return value
+
+    def harmless(self, pattern: str) -> None:
+        """Declare keys (a regular expression) that do not enter the function in this kind of configuration."""
+        self.used |= {k for k in self.values if re.fullmatch(pattern, k)}
 
     def unknown(self) -> tuple[str, ...]:
         """Keys that nobody used and that are not on the harmless list, sorted."""

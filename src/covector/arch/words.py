@@ -26,7 +26,7 @@ _NAME = re.compile(r"[\w.]+")
 
 @dataclass(frozen=True)
 class Product:
-    """Axes that one file axis is composed of, slowest first; ``stack`` is where a bracket stands among them, or None."""
+    """Axes that one file axis is composed of, slowest first; ``stack`` is where a bracket stands, or None."""
 
     axes: tuple[str, ...]
     roles: tuple[str, ...] = ()

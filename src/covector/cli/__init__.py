@@ -1,1 +1,1 @@
-"""Floor 7: the command line; one file per command, each a translation of an analysis."""
+"""Floor 8: the command line; one file per command, each a translation of an analysis."""

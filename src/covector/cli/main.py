@@ -26,12 +26,13 @@ app.command(name="inspect")(inspect)
 app.command(name="svd")(svd)
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> bool:
     if wanted:
         from covector.workbench import own_version
 
         sys.stdout.write(f"covector {own_version()}\n")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()

@@ -137,18 +137,21 @@ class Bases(Mapping[str, Basis]):
             rows = weights["W_pos"]
             return Basis(name, "in", tuple(f"position {i}" for i in range(len(rows))), lambda: rows.copy())
         if name == "token_in_mlp0":
-            return Basis(name, "in", self._labels("token", self.spec.n_vocab), lambda: _after_mlp0(weights))
+            return Basis(name, "in", self._labels(name, self.spec.n_vocab), lambda: _after_mlp0(weights))
         label, side = name.rsplit("_", 1)
         if side == "in":
             source = self.spec.input(label)
             size = source.n if source else 0
-            return Basis(name, "in", self._labels(label, size), lambda: weights[input_weight(label)].view())
+            return Basis(name, "in", self._labels(name, size), lambda: weights[input_weight(label)].view())
         out = self.spec.output(label)
         size = out.n if out else 0
-        return Basis(name, "out", self._labels(label, size), lambda: weights[output_weight(label)].T)
+        return Basis(name, "out", self._labels(name, size), lambda: weights[output_weight(label)].T)
 
-    def _labels(self, label: str, size: int) -> tuple[str, ...]:
+    def _labels(self, name: str, size: int) -> tuple[str, ...]:
+        """Labels given for this basis, else for its kind (``token``), else numbers."""
+        label = name.split("_")[0]
         given = self.labels.get(label, ())[:size]
+        given = tuple(self.labels.get(name, given))[:size]
         return (*given, *(f"{label} {i}" for i in range(len(given), size)))
 
 

@@ -1,0 +1,107 @@
+"""Pages whose facts the code knows: commands, families, hook points. `make docs` writes them; a test compares.
+
+A page is made from the same objects that run, so it cannot be out of date without the test saying so.
+"""
+
+import contextlib
+import io
+import os
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+
+def cli_page() -> str:
+    """Every command's help, as it is printed."""
+    os.environ["COLUMNS"] = "100"
+    from covector.cli.main import app, run
+
+    parts = ["# Commands", "", "Generated from the program (`make docs`). The Python line for each stands in [python.md](python.md)."]
+    names = sorted(c.name for c in app.registered_commands if c.name)
+    for words in ([], *([n] for n in names)):
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            run([*words, "--help"])
+        parts += ["", f"## covector {' '.join(words)}".rstrip(), "", "```", out.getvalue().strip(), "```"]
+    return "\n".join(parts) + "\n"
+
+
+def families_page() -> str:
+    """Which config families open, what judges them, and what their anatomy holds."""
+    from covector.arch.config import Config
+    from covector.arch.family import families
+
+    rows = ["# Families", "", "Generated from `src/covector/arch` (`make docs`). Anything else opens with a [layout](layouts.md).", "",
+            "| family | `model_type` | proven against | norms | attention | MLP | blocks |", "|---|---|---|---|---|---|---|"]  # fmt: skip
+    for name, family in sorted(families().items()):
+        spec = family.spec(Config(dict(family.tiny())))
+        rows.append(f"| {name} | {', '.join(family.model_types)} | {family.hf_class or '–'} | {_norms(spec)} "
+                    f"| {_attention(spec)} | {_mlp(spec)} | {'parallel' if spec.blocks[0].parallel else 'in turn'} |")  # fmt: skip
+    return "\n".join(rows) + "\n"
+
+
+def _norms(spec) -> str:  # noqa: ANN001
+    subs = [s for b in spec.blocks for s in b.sublayers]
+    found = []
+    for where, norms in (("pre", [s.reads for s in subs]), ("sandwich", [s.post for s in subs]), ("post", [s.after for s in subs])):
+        kinds = {n.kind for n in norms if n}
+        found += [f"{where} {'LayerNorm' if k == 'layer' else 'RMSNorm'}" for k in sorted(kinds)]
+    return ", ".join(found) or "none"
+
+
+def _attention(spec) -> str:  # noqa: ANN001
+    attns = [b.attn for b in spec.blocks if b.attn]
+    if not attns:
+        return "none"
+    words = ["rotary"] if attns[0].rotary else ["learned positions"] if spec.assembly.positions == "learned" else []
+    words += ["grouped"] if attns[0].n_kv_heads < attns[0].n_heads else []
+    words += ["windows"] if any(a.window for a in attns) else []
+    words += ["q/k norms"] if attns[0].qk_norm else []
+    words += ["soft-cap"] if attns[0].softcap else []
+    words += [] if attns[0].causal else ["not causal"]
+    return ", ".join(words) or "plain"
+
+
+def _mlp(spec) -> str:  # noqa: ANN001
+    mlp = next((b.mlp for b in spec.blocks if b.mlp), None)
+    return "none" if mlp is None else f"{'gated ' if mlp.gated else ''}{mlp.activation}"
+
+
+def hooks_page() -> str:
+    """The hook points of a forward pass."""
+    from covector.run.hooks import HOOKS
+
+    rows = ["# Hook points", "", "Generated from `covector.run.hooks` (`make docs`). The same names for every family; those of a block stand",
+            "behind `L{i}.`.", "", "| name | axes | what passes there |", "|---|---|---|"]  # fmt: skip
+    rows += [f"| `{h.name}` | {h.axes} | {h.meaning} |" for h in HOOKS]
+    return "\n".join(rows) + "\n"
+
+
+def python_page() -> str:
+    """Public names with the first paragraph of their docstrings."""
+    import inspect
+
+    import covector
+
+    parts = ["# Python", "", "Generated from the docstrings (`make docs`). The command for each stands in [cli.md](cli.md)."]
+    for name in sorted(covector.__all__, key=str.lower):
+        value = getattr(covector, name)
+        head = f"covector.{name}" + (str(inspect.signature(value)) if inspect.isfunction(value) else "")
+        parts += ["", f"## {name}", "", "```python", head, "```", "", inspect.getdoc(value) or ""]
+    return "\n".join(parts) + "\n"
+
+
+PAGES = {"cli.md": cli_page, "families.md": families_page, "hooks.md": hooks_page, "python.md": python_page}
+
+
+def main() -> int:
+    """Write every page."""
+    for name, page in PAGES.items():
+        (HERE / name).write_text(page(), encoding="utf-8")
+        sys.stdout.write(f"docs/{name}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The edge of the library: files, the hub, and nothing that computes."""
