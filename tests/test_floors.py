@@ -12,13 +12,14 @@ SRC = Path(__file__).resolve().parents[1] / "src" / "covector"
 # Floor of each package or module. Modules of one floor may use each other's packages only within one package.
 FLOORS = {
     "errors": 0, "axes": 0, "linalg": 1, "render": 2, "model": 2, "arch": 3, "demo": 3, "io": 4, "run": 5,
-    "analyses": 6, "workbench": 7, "cli": 8,
+    "analyses": 6, "workbench": 7, "cli": 8, "__main__": 9,
 }  # fmt: skip
 # Imports inside functions: optional or slow libraries at a door, and the commands of the CLI (quick --help).
 DOORS = {
     "io/hub.py": {"huggingface_hub"},
     "io/torch_bin.py": {"torch"},
     "io/vocabulary.py": {"tokenizers"},
+    "linalg/svd.py": {"torch"},
     "render/files.py": {"pandas", "pyarrow"},
     "render/plot.py": {"matplotlib"},
     "render/terminal.py": {"rich"},
