@@ -63,9 +63,9 @@ def run(words: list[str]) -> int:
     except KeyboardInterrupt:
         return _failed("interrupted", 130)
     except Exception as error:
-        if hasattr(error, "format_message"):  # the option parser's errors, whatever library they come from
-            usage = f" See covector {words[0]} --help." if words else ""
-            return _failed(f"{error.format_message()}{usage}", 2)
+        usage_error = getattr(error, "format_message", None)  # the option parser's errors, whatever library they are of
+        if usage_error is not None:
+            return _failed(usage_error() + (f" See covector {words[0]} --help." if words else ""), 2)
         if os.environ.get("COVECTOR_DEBUG"):
             raise
         return _failed(

@@ -19,7 +19,10 @@ from covector.model.spec import MLP, Attention, ModelSpec
 class TensorSource(Protocol):
     """Named tensors as a checkpoint stores them; io and tests provide it."""
 
-    where: str
+    @property
+    def where(self) -> str:
+        """How errors name it."""
+        ...
 
     def names(self) -> tuple[str, ...]:
         """Every tensor name."""
@@ -40,9 +43,12 @@ class TensorSource(Protocol):
 
 @runtime_checkable
 class Weights(Protocol):
-    """Canonical tensors of one model. ``spec`` describes the function that they belong to."""
+    """Canonical tensors of one model."""
 
-    spec: ModelSpec
+    @property
+    def spec(self) -> ModelSpec:
+        """The function that they belong to."""
+        ...
 
     def __getitem__(self, name: str) -> np.ndarray:
         """The canonical array, read-only; KeyError when the model has none of that name."""
