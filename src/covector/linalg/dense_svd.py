@@ -1,0 +1,121 @@
+"""Singular triples of a matrix held as one array: an MLP's d x 4d weights, an embedding of V x d.
+
+The float64 Gram of the short side and its eigenvectors give that side; one product gives the other. This squares the
+spectrum, so a dyad with σᵢ/σ₁ = t loses t⁻² in orthogonality on the other side. Above t = 1e-2 that is at most
+1e-12; the dyads below (a centred matrix has one, a trained one may have many) are decomposed again, their
+left vectors kept orthogonal to the strong ones, or, where they are the greater part, the whole matrix by QR and an SVD.
+
+The Gram must be float64: in float32 it loses half the digits (shown in the tests). Against the economy SVD in float32
+of a 1024 x 4096 matrix this is 1.9 times faster (one thread, scipy's gesdd) and has six more digits.
+"""
+
+import numpy as np
+from scipy.linalg import eigh
+
+from covector.axes import Float
+from covector.linalg.dyads import Dyads, is_absolute, numerical_rank
+from covector.linalg.maps import row_tiles
+
+# σ/σ₁ down to which vectors of the long side are made by one product: eps/t² = 2e-12 keeps them orthonormal to 1e-11.
+STRONG = 1e-2
+
+# Traces outside this range over- or underflow in later squares; LAPACK's own SVD scales such matrices.
+SAFE_TRACE = (1e-200, 1e200)
+
+# Bisection for a part of the spectrum pays below a quarter of it (64 of 1024: 2.7 times faster than all).
+SUBSET = 0.25
+
+
+def dense_dyads(W: Float[np.ndarray, "n m"], rank: int) -> Dyads:
+    """Return at least the leading `rank` singular triples of the matrix above numerical rank.
+
+    U and Vh are orthonormal to 1e-11, singular values right to 8·eps·σ₁; those for which this is more than 1e-11 of
+    themselves are marked `absolute`. Widens to float64 by tiles, so a float32 matrix is never copied whole except on
+    the QR route. Values must be finite (the caller checks).
+    """
+    if W.shape[0] < W.shape[1]:
+        flipped = dense_dyads(W.T, rank)
+        return Dyads(
+            flipped.Vh.T, flipped.S, flipped.U.T, flipped.absolute, flipped.following, flipped.cut, flipped.route
+        )
+    gram = _gram(W)
+    trace = float(np.trace(gram))
+    if trace == 0.0 and not W.any():
+        return _finish(W.shape, np.zeros((W.shape[0], 0)), np.zeros(0), np.zeros((0, W.shape[1])), "dense: nothing")
+    if not SAFE_TRACE[0] < trace < SAFE_TRACE[1]:
+        return _by_qr(W)
+    if rank + 1 <= SUBSET * W.shape[1]:
+        leading = _leading(W, gram, rank)
+        if leading is not None:
+            return leading
+    return _by_gram(W, gram)
+
+
+def _leading(W: np.ndarray, gram: np.ndarray, rank: int) -> Dyads | None:
+    """The first `rank` dyads from part of the Gram's spectrum, or None where one of them is too weak for it."""
+    size = gram.shape[0]
+    squares, V = eigh(gram, subset_by_index=[size - rank - 1, size - 1], driver="evr", check_finite=False)
+    S = np.sqrt(np.maximum(squares[::-1], 0.0))
+    if S[rank - 1] < STRONG * S[0]:
+        return None
+    V = V[:, :0:-1]
+    S, following = S[:rank], float(S[rank])
+    return Dyads(_product(W, V / S), S, V.T, is_absolute(S, S[0]), following, 0, "dense: part of the Gram")
+
+
+def _by_gram(W: np.ndarray, gram: np.ndarray) -> Dyads:
+    squares, V = np.linalg.eigh(gram)
+    V = V[:, ::-1]
+    S = np.sqrt(np.maximum(squares[::-1], 0.0))
+    strong = int(np.count_nonzero(S / S[0] >= STRONG))
+    if 2 * strong < S.size:
+        return _by_qr(W)
+    S = S[:strong]
+    U = _product(W, V[:, :strong] / S)
+    if strong == V.shape[1]:
+        return _finish(W.shape, U, S, V.T, "dense: Gram")
+    weak_U, weak_S, turn = _weak(_product(W, V[:, strong:]), U)
+    V = np.concatenate([V[:, :strong], V[:, strong:] @ turn.T], axis=1)
+    return _finish(
+        W.shape, np.concatenate([U, weak_U], axis=1), np.concatenate([S, weak_S]), V.T, "dense: Gram, weak part apart"
+    )
+
+
+def _weak(image: np.ndarray, U: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """SVD of the weak directions' image, its left vectors orthogonal to the strong ones and to each other.
+
+    Rounding leaves eps·σ₁ of the strong directions in the image: no error of a gain, but much of a very weak vector.
+    Hence a projection and a QR, whose triangle is the identity up to signs and the little that was projected out.
+    """
+    weak_U, weak_S, turn = np.linalg.svd(image, full_matrices=False)
+    weak_U -= U @ (U.T @ weak_U)
+    orthonormal, triangle = np.linalg.qr(weak_U)
+    return orthonormal * np.where(np.diagonal(triangle) < 0, -1.0, 1.0), weak_S, turn
+
+
+def _by_qr(W: np.ndarray) -> Dyads:
+    Q, R = np.linalg.qr(W.astype(np.float64))
+    U, S, Vh = np.linalg.svd(R)
+    return _finish(W.shape, Q @ U, S, Vh, "dense: QR and SVD")
+
+
+def _finish(shape: tuple[int, int], U: np.ndarray, S: np.ndarray, Vh: np.ndarray, route: str) -> Dyads:
+    keep = numerical_rank(S, shape)
+    S = S[:keep]
+    absolute = is_absolute(S, S[0] if keep else 0.0)
+    return Dyads(U[:, :keep], S, Vh[:keep], absolute, 0.0, min(shape) - keep, route)
+
+
+def _gram(W: np.ndarray) -> np.ndarray:
+    total = np.zeros((W.shape[1], W.shape[1]))
+    for rows in row_tiles(W.shape):
+        tile = W[rows].astype(np.float64, copy=False)
+        total += tile.T @ tile
+    return total
+
+
+def _product(W: np.ndarray, X: np.ndarray) -> np.ndarray:
+    out = np.empty((W.shape[0], X.shape[1]))
+    for rows in row_tiles(W.shape):
+        out[rows] = W[rows].astype(np.float64, copy=False) @ X
+    return out

@@ -1,0 +1,166 @@
+"""The singular value decomposition of a map: dyads with gains, signs, gaps, blocks, and what rounding does to them.
+
+``M = U·diag(S)·Vh``: column i of `U` is what dyad i reads, row i of `Vh` what it writes, ``x @ M = Σ Sᵢ (x·uᵢ) vᵢ``.
+Everything is float64 and deterministic; no randomised algorithm is used anywhere.
+
+How it is found depends on how the map is kept: factors are decomposed through their thin sides (`product_svd`), one
+matrix through its Gram (`dense_svd`), an overlaid matrix by adding the overlay first.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from covector.axes import Bool, Float
+from covector.errors import BadRank, BadRequest
+from covector.linalg.blocks import degenerate_blocks, gaps, noisy_dyads, wedin_bounds
+from covector.linalg.dense_svd import dense_dyads
+from covector.linalg.dyads import BACKWARD_ERROR, EPS, Dyads, first
+from covector.linalg.maps import Factored, Map, Space, Updated, frobenius
+from covector.linalg.product_svd import Measured, product_dyads
+from covector.linalg.signs import canonical_signs
+from covector.linalg.storage_noise import StorageNoise, noise_of_matrix, noise_of_product, together
+
+
+@dataclass(frozen=True, eq=False)
+class SVD:
+    """Dyads of a map in order of falling gain, and how far each can be trusted.
+
+    U, S, Vh     directions read [n, r], gains [r], directions written [r, m]; float64, orthonormal to 1e-11
+    reads, writes  the spaces of the two sides
+    stored       dtype of the weights, on which everything about noise below depends
+    following    the next gain, that of the first dyad not here; 0 when none was left out
+    blocks       the indices cut into runs; in a run longer than one only the span is defined (storage noise or
+                 arithmetic would turn its dyads into each other by 1/3 rad or more)
+    gap          distance to the nearest other singular value (kept or not, 0 if there is a kernel), over S[0]
+    wedin        bound on the sine of the angle by which rounding the stored weights can have turned uᵢ or vᵢ; 1 says
+                 that nothing is guaranteed, which for half-precision weights is the rule
+    noisy        the *expected* such angle exceeds 0.1: too close to a neighbour, or to zero, for this storage dtype
+    noise        expected spectral norm of the rounding of the stored weights, in the unit of S
+    absolute     σᵢ is right to 8·eps·(size of the factors) only; else to 1e-11 of itself
+    sign_margin  0 ... 1, how firmly the sign of the dyad is fixed; see `signs`
+    cut          dyads dropped as numerical zeros, σ <= max(n, m)·2⁻⁵²·σ₁
+    route        which algorithm found them, in words
+    """
+
+    U: Float[np.ndarray, "n r"]
+    S: Float[np.ndarray, " r"]
+    Vh: Float[np.ndarray, "r m"]
+    reads: Space
+    writes: Space
+    stored: str
+    following: float
+    blocks: tuple[range, ...]
+    gap: Float[np.ndarray, " r"]
+    wedin: Float[np.ndarray, " r"]
+    noisy: Bool[np.ndarray, " r"]
+    noise: float
+    absolute: Bool[np.ndarray, " r"]
+    sign_margin: Float[np.ndarray, " r"]
+    cut: int
+    route: str
+
+    def __post_init__(self) -> None:
+        for name in ("U", "S", "Vh", "gap", "wedin", "noisy", "absolute", "sign_margin"):
+            getattr(self, name).flags.writeable = False
+
+    @property
+    def rank(self) -> int:
+        """How many dyads there are."""
+        return self.S.size
+
+    def block_of(self, index: int) -> range:
+        """Return the block that holds dyad `index`. Raises BadRank outside 0 ... rank - 1."""
+        for block in self.blocks:
+            if index in block:
+                return block
+        raise BadRank(f"expected a dyad 0 ... {self.rank - 1} of {self.reads} -> {self.writes}, came {index}")
+
+
+def svd(m: Map, rank: int | None = None) -> SVD:
+    """Return the leading `rank` dyads of a map, or all above numerical rank.
+
+    Exact in the sense of `SVD.absolute`; independent of how the map is kept up to rounding, except inside blocks. A
+    rank beyond what the map has is capped. A map of zeros has no dyads: shapes [n, 0], [0], [0, m].
+    Raises BadRank for a rank below 1 or not whole, BadRequest for weights that are not finite.
+    Cost: 8dr² + 30r³ flop for factors d x r, r x d; 8d³ + 9d³ + 8d³ for d x 4d. BLAS threads are the caller's: on thin
+    factors one thread is up to ten times faster than two.
+    """
+    if rank is not None and (isinstance(rank, bool) or not isinstance(rank, (int, np.integer)) or rank < 1):
+        raise BadRank(f"expected rank >= 1, a whole number of dyads, came {rank!r}; leave it out for all there are")
+    _check_finite(m)
+    wanted = min(m.shape) if rank is None else min(int(rank), *m.shape)
+    if isinstance(m, Factored):
+        found, measured = product_dyads(m.A, m.B)
+        dyads = first(found, wanted)
+        noise = _noise_of_factors(m, measured, dyads.S.size)
+        kernel = max(m.shape) - found.S.size
+        size = measured.left[1] * measured.right[1]
+    else:
+        found = dense_dyads(m.dense(), wanted)
+        dyads = first(found, wanted)
+        noise = _noise_of_dense(m, dyads)
+        kernel = max(m.shape) - min(m.shape) + found.cut
+        size = float(dyads.S[0]) if dyads.S.size else 0.0
+    return _tell(m, dyads, noise, kernel, BACKWARD_ERROR * EPS * size)
+
+
+def _tell(m: Map, dyads: Dyads, noise: StorageNoise, kernel: int, floor: float) -> SVD:
+    """Fix the signs (in place: for an embedding U is the largest array there is) and say what is known of each dyad."""
+    signs, margin = canonical_signs(dyads.U, dyads.Vh, m.reads, m.writes)
+    np.multiply(dyads.U, signs, out=dyads.U)
+    np.multiply(dyads.Vh, signs[:, None], out=dyads.Vh)
+    gap = gaps(dyads.S, dyads.following, kernel)
+    return SVD(
+        U=dyads.U,
+        S=dyads.S,
+        Vh=dyads.Vh,
+        reads=m.reads,
+        writes=m.writes,
+        stored=m.stored,
+        following=dyads.following,
+        blocks=degenerate_blocks(dyads.S, noise, floor),
+        gap=gap,
+        wedin=wedin_bounds(dyads.S, gap, noise.worst),
+        noisy=noisy_dyads(dyads.S, gap, noise, kernel, floor),
+        noise=noise.typical,
+        absolute=dyads.absolute,
+        sign_margin=margin,
+        cut=dyads.cut,
+        route=dyads.route,
+    )
+
+
+def _noise_of_factors(m: Factored, measured: Measured, rank: int) -> StorageNoise:
+    reach = (measured.reach[0][:rank], measured.reach[1][:rank])
+    return noise_of_product((*m.A.shape, m.B.shape[1]), measured.left, measured.right, reach, m.stored)
+
+
+def _noise_of_dense(m: Map, dyads: Dyads) -> StorageNoise:
+    """Noise of a matrix, and of its overlay as factors of the same dtype where it has one."""
+    if not isinstance(m, Updated):
+        return noise_of_matrix(m.shape, frobenius(m), dyads.S.size, m.stored)
+    base = noise_of_matrix(m.shape, frobenius(m.base), dyads.S.size, m.stored)
+    A, B = m.A.astype(np.float64, copy=False), m.B.astype(np.float64, copy=False)
+    left, right = (
+        (float(np.linalg.norm(factor)), float(np.linalg.norm(factor, 2))) if factor.size else (0.0, 0.0)
+        for factor in (A, B)
+    )
+    reach = (np.linalg.norm(dyads.U.T @ A, axis=1), np.linalg.norm(B @ dyads.Vh.T, axis=0))
+    return together(base, noise_of_product((*A.shape, B.shape[1]), left, right, reach, m.stored))
+
+
+def _check_finite(m: Map) -> None:
+    if isinstance(m, Factored):
+        arrays = {"A": m.A, "B": m.B}
+    elif isinstance(m, Updated):
+        arrays = {"base": m.base.W, "A": m.A, "B": m.B}
+    else:
+        arrays = {"W": m.dense()}
+    for name, array in arrays.items():
+        # Extremes pass NaN on and need no array of flags the size of an embedding.
+        if array.size and not (np.isfinite(array.min()) and np.isfinite(array.max())):
+            raise BadRequest(
+                f"cannot decompose {m.reads} -> {m.writes}: {name} {array.shape} holds values that are not finite; "
+                "mask or repair them first"
+            )

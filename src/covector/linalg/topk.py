@@ -1,0 +1,214 @@
+"""The most extreme vectors along each direction, both poles from one product.
+
+``scores = directions @ vectors.T`` are computed in row chunks, screened, and only the winners looked at closely:
+
+1. *Screening.* Each row of scores is cut into strided groups; the k groups with the largest maxima hold a valid top k
+   (an element elsewhere that beats the k-th would give its group a larger maximum). The same with minima.
+2. *Certificate.* Screening runs in float32 (float64 if the vectors are) with directions scaled to length one, so a
+   screened score differs from the true one by at most δ = (d + 4)·u·‖vector‖. The set of winners is certain when the
+   k-th screened score beats the next by more than 2δ. Rows in doubt are decided on all candidates, and if that does
+   not settle it, on everything.
+3. *Winners* are scored again in float64 from the inputs and ordered by (score, id).
+
+So the answer is that of float64 arithmetic with ties broken by the lower id, whatever chunk a row fell into; the top of
+a direction is the bottom of its negative, bit for bit. For 1000 directions, 50,257 vectors, d = 1024 and k = 10 all of
+this costs 1.15 times the bare float32 product (one thread). Selection by groups follows Chern et al. 2022, here with
+whole groups kept, hence exact.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from covector.axes import Bool, Float, Int
+from covector.errors import BadRequest, SpaceMismatch
+
+# Scores held at a time: 333 rows of a 50,257-token vocabulary in float32; larger buffers gain a few percent.
+BUFFER_BYTES = 64 * 2**20
+
+# Strided groups per row: 1024 of about 49 tokens for GPT-2; gathering k groups then costs less than one pass.
+GROUPS = 1024
+
+# Candidates kept beyond k, so that a near tie at the border is decided without a second look at the whole row.
+SLACK = 6
+
+# Doubles gathered at a time when winners are scored again: 16 rows x 10 winners x d_model fit a core's cache.
+RESCORE_ENTRIES = 2**17
+
+
+@dataclass(frozen=True, eq=False)
+class Poles:
+    """Per direction, ids and float64 scores of the k highest (`top`, falling) and k lowest (`bottom`, rising)."""
+
+    top: Int[np.ndarray, "r k"]
+    top_score: Float[np.ndarray, "r k"]
+    bottom: Int[np.ndarray, "r k"]
+    bottom_score: Float[np.ndarray, "r k"]
+
+
+def poles(
+    directions: Float[np.ndarray, "r d"],
+    vectors: Float[np.ndarray, "n d"],
+    k: int,
+    *,
+    keep: Bool[np.ndarray, " n"] | None = None,
+) -> Poles:
+    """Return the k highest and the k lowest scores ``direction · vector`` of each direction, with the vectors' ids.
+
+    Exact: the order is that of the float64 scores, ties by lower id. `keep` leaves vectors out of the running without
+    changing the order of the rest; a k beyond what is left is capped. Ids refer to the rows of `vectors`.
+    Raises BadRequest for k < 1, nothing kept, or kept vectors (or directions) that are not finite; SpaceMismatch for
+    widths that differ. Memory beyond inputs and result: 64 MB of scores, and a float32 copy of float16 vectors.
+    """
+    n = _check(directions, vectors, k, keep)
+    if keep is not None and 2 * n < vectors.shape[0]:
+        # Few are kept: a copy of them costs less than scoring everything.
+        ids = np.flatnonzero(keep)
+        found = poles(directions, vectors[ids], k)
+        return Poles(ids[found.top], found.top_score, ids[found.bottom], found.bottom_score)
+    screening = _Screening(directions, vectors, min(int(k), n), keep)
+    rows = max(1, BUFFER_BYTES // (vectors.shape[0] * screening.tokens.itemsize))
+    parts = [screening.chunk(slice(i, i + rows)) for i in range(0, directions.shape[0], rows)]
+    top, bottom = ([pair[side] for pair in parts] for side in (0, 1))
+    return Poles(*_joined(top, screening.k), *_joined(bottom, screening.k))
+
+
+def scores(directions: Float[np.ndarray, "r d"], vectors: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "r n"]:
+    """Return every ``direction · vector`` in float64, each summed alike wherever it stands, as `poles` orders them.
+
+    For small sets; ten times slower per score than a matrix product.
+    """
+    _check(directions, vectors, 1, None)
+    everything = np.broadcast_to(np.arange(vectors.shape[0]), (directions.shape[0], vectors.shape[0]))
+    return _exact(directions, vectors, everything)
+
+
+class _Screening:
+    """One call's tokens, norms and masks, shared by its chunks of rows."""
+
+    def __init__(self, directions: np.ndarray, vectors: np.ndarray, k: int, keep: np.ndarray | None) -> None:
+        self.directions, self.vectors, self.k = directions, vectors, k
+        kind = np.float64 if vectors.dtype == np.float64 else np.float32
+        self.tokens = vectors.astype(kind, copy=False)
+        self.left_out = np.zeros(0, int) if keep is None else np.flatnonzero(~keep)
+        self.ids = np.arange(vectors.shape[0]) if keep is None else np.flatnonzero(keep)
+        d, about = vectors.shape[1], np.finfo(kind)
+        with np.errstate(all="ignore"):
+            squares = np.einsum("nd,nd->n", self.tokens, self.tokens)[self.ids]
+        if not np.isfinite(squares).all():
+            raise BadRequest(f"kept vectors must be finite ({kind.__name__} squares); leave the others out with keep")
+        # Rounding the direction, then d products and sums: (d + 4)·u, the 4 also covering the norms' own rounding; what
+        # squares lose to underflow is below the smallest normal number each.
+        longest = float(np.sqrt(squares.max() + d * about.smallest_normal))
+        self.doubt = 2 * (d + 4) * float(about.eps) / 2 * longest
+
+    def chunk(self, rows: slice) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+        """(ids, scores) of the top and of the bottom for these rows of directions."""
+        directions = self.directions[rows]
+        with np.errstate(all="ignore"):  # vectors that are left out may hold anything
+            screened = _unit(directions).astype(self.tokens.dtype) @ self.tokens.T
+        screened[:, self.left_out] = -np.inf
+        top = self._winners(directions, screened)
+        screened[:, self.left_out] = np.inf
+        np.negative(screened, out=screened)
+        ids, low = self._winners(-directions, screened)
+        return top, (ids, -low)
+
+    def _winners(self, directions: np.ndarray, screened: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Certain top k of each row by float64 score."""
+        k, wanted = self.k, min(self.k + SLACK, self.ids.size)
+        found, values = _candidates(screened, wanted)
+        if wanted == self.ids.size:
+            return _ranked(directions, self.vectors, found, k)
+        # Three kinds of rows: the set of k is certain; the set of candidates is; neither.
+        border = values[:, k - 1] - self.doubt
+        clear = values[:, k] < border
+        enough = values[:, -1] < border
+        ids = np.empty((len(directions), k), np.int64)
+        exact = np.empty((len(directions), k))
+        for chosen, pool in ((clear, found[:, :k]), (~clear & enough, found), (~clear & ~enough, None)):
+            for row in _groups_of(np.flatnonzero(chosen), pool is None):
+                among = np.broadcast_to(self.ids, (len(row), self.ids.size)) if pool is None else pool[row]
+                ids[row], exact[row] = _ranked(directions[row], self.vectors, among, k)
+        return ids, exact
+
+
+def _unit(directions: np.ndarray) -> np.ndarray:
+    """Directions at length one in float64 (null ones stay null), by way of the largest entry against underflow."""
+    largest = np.abs(directions).max(axis=1, keepdims=True, initial=0.0).astype(np.float64)
+    rows = directions.astype(np.float64) / np.where(largest > 0, largest, 1.0)
+    return rows / np.where(largest > 0, np.linalg.norm(rows, axis=1, keepdims=True), 1.0)
+
+
+def _groups_of(rows: np.ndarray, singly: bool) -> list[np.ndarray]:
+    """Rows one at a time, or all at once if there are any."""
+    if singly:
+        return [rows[i : i + 1] for i in range(rows.size)]
+    return [rows] if rows.size else []
+
+
+def _candidates(screened: np.ndarray, wanted: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and values of the `wanted` largest per row, falling; every value left out is at most the last one."""
+    rows, n = screened.shape
+    size = n // GROUPS
+    if size < 2 or wanted * 4 > GROUPS:
+        return _largest(screened, np.broadcast_to(np.arange(n), screened.shape), wanted)
+    maxima = screened[:, : size * GROUPS].reshape(rows, size, GROUPS).max(axis=1)
+    groups = np.argpartition(maxima, GROUPS - wanted, axis=1)[:, GROUPS - wanted :]
+    ids = (groups[:, None, :] + GROUPS * np.arange(size)[:, None]).reshape(rows, -1)
+    rest = np.broadcast_to(np.arange(size * GROUPS, n), (rows, n - size * GROUPS))
+    ids = np.concatenate([ids, rest], axis=1)
+    return _largest(np.take_along_axis(screened, ids, axis=1), ids, wanted)
+
+
+def _largest(values: np.ndarray, ids: np.ndarray, wanted: int) -> tuple[np.ndarray, np.ndarray]:
+    n = values.shape[1]
+    if wanted < n:
+        chosen = np.argpartition(values, n - wanted, axis=1)[:, n - wanted :]
+        values, ids = np.take_along_axis(values, chosen, axis=1), np.take_along_axis(ids, chosen, axis=1)
+    order = np.argsort(-values, axis=1, kind="stable")
+    return np.take_along_axis(ids, order, axis=1), np.take_along_axis(values, order, axis=1)
+
+
+def _ranked(directions: np.ndarray, vectors: np.ndarray, ids: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k best of the given ids per row, by float64 score and then by id."""
+    exact = _exact(directions, vectors, ids)
+    order = np.lexsort((ids, -exact), axis=1)[:, :k]
+    return np.take_along_axis(ids, order, axis=1), np.take_along_axis(exact, order, axis=1)
+
+
+def _exact(directions: np.ndarray, vectors: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Float64 scores of chosen pairs, each summed over d in the same order whatever else is asked for."""
+    out = np.empty(ids.shape)
+    across = max(1, RESCORE_ENTRIES // max(1, vectors.shape[1]))
+    down = max(1, across // max(1, ids.shape[1]))
+    for row in range(0, ids.shape[0], down):
+        direction = directions[row : row + down].astype(np.float64)
+        for column in range(0, ids.shape[1], across):
+            part = ids[row : row + down, column : column + across]
+            out[row : row + down, column : column + across] = np.einsum(
+                "rkd,rd->rk", vectors[part].astype(np.float64), direction
+            )
+    return out
+
+
+def _joined(pairs: list[tuple[np.ndarray, np.ndarray]], k: int) -> tuple[np.ndarray, np.ndarray]:
+    if not pairs:
+        return np.zeros((0, k), np.int64), np.zeros((0, k))
+    return np.concatenate([ids for ids, _ in pairs]), np.concatenate([score for _, score in pairs])
+
+
+def _check(directions: np.ndarray, vectors: np.ndarray, k: int, keep: np.ndarray | None) -> int:
+    """The number of vectors in the running."""
+    if directions.ndim != 2 or vectors.ndim != 2 or directions.shape[1] != vectors.shape[1]:
+        raise SpaceMismatch(
+            f"directions [r, d] and vectors [n, d] must share d, came {directions.shape} and {vectors.shape}"
+        )
+    if keep is not None and (keep.shape != vectors.shape[:1] or keep.dtype != bool):
+        raise BadRequest(f"keep must be {vectors.shape[0]} booleans, one per vector, came {keep.dtype} {keep.shape}")
+    n = vectors.shape[0] if keep is None else int(keep.sum())
+    if k < 1 or n < 1:
+        raise BadRequest(f"expected k >= 1 of at least one vector, came k = {k} of {n} kept; ask for fewer exclusions")
+    if not np.isfinite(directions).all():
+        raise BadRequest(f"directions {directions.shape} must be finite; drop the rows that are not")
+    return n
