@@ -4,13 +4,13 @@ import dataclasses
 
 import numpy as np
 import pytest
-from random_checkpoints import random_model
 
 from covector.analyses.readout import readout
 from covector.errors import BadRank, BadRequest, NotOneToken, UnknownBasis
 from covector.model.frames import Frame
 from covector.model.opened import Model
 from covector.model.weights import ArrayWeights
+from random_checkpoints import random_model
 
 TOKENS = tuple(f" word{i}" for i in range(61))
 

@@ -109,7 +109,7 @@ def test_screening_decides_most_rows_and_its_doubts_are_settled_exactly(monkeypa
     expected = by_sorting(directions, vectors, 10)
     asked = []
     ranked = topk._ranked
-    monkeypatch.setattr(topk, "_ranked", lambda d, v, ids, k: asked.append(ids.shape) or ranked(d, v, ids, k))
+    monkeypatch.setattr(topk, "_ranked", lambda d, v, s, ids, k: asked.append(ids.shape) or ranked(d, v, s, ids, k))
     assert_same(poles(directions, vectors, 10), expected)
     assert sum(rows for rows, width in asked if width == 10) > 0.9 * 2 * 64
     assert max(width for _, width in asked) <= 10 + topk.SLACK
@@ -185,3 +185,20 @@ def test_requests_that_cannot_be_met_say_why(wrong, error, text):
     # Where the import hook checks shape strings, it may refuse first, in words of its own.
     if refused.type is error:
         assert text in str(refused.value)
+
+
+@given(seed=st.integers(0, 200), k=st.integers(1, 9))
+def test_lengths_give_cosines_without_a_normalised_copy(seed, k):
+    rng = np.random.default_rng(seed)
+    vectors = (rng.standard_normal((300, 8)) * rng.uniform(0.1, 30, (300, 1))).astype(np.float32)
+    directions = rng.standard_normal((4, 8))
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
+    got = poles(directions, vectors, k, lengths=lengths)
+    exact = directions @ (vectors.astype(np.float64) / lengths[:, None]).T
+    np.testing.assert_array_equal(got.top, np.argsort(-exact, axis=1, kind="stable")[:, :k])
+    np.testing.assert_allclose(got.bottom_score, np.sort(exact, axis=1)[:, :k], rtol=1e-12)
+
+
+def test_a_length_of_zero_is_refused():
+    with pytest.raises(BadRequest, match="lengths of kept vectors must be positive"):
+        poles(np.ones((1, 3)), np.ones((4, 3)), 1, lengths=np.array([1.0, 0.0, 1.0, 1.0]))

@@ -1,10 +1,10 @@
 """Addresses: what is typed, what it names, and what an impossible one is told."""
 
 import pytest
-from random_checkpoints import random_weights
 
 from covector.errors import BadSite
 from covector.model.address import site, sites
+from random_checkpoints import random_weights
 
 SPEC = random_weights("llama").spec  # 3 layers, 4 query heads on 2 key/value heads
 GPT2 = random_weights("gpt2").spec

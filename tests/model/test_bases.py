@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from random_checkpoints import random_model
 
 from covector.errors import UnknownBasis
 from covector.model.bases import dual, inverse_root, undertrained
 from covector.run.decoder import Decoder
+from random_checkpoints import random_model
 
 
 def vectors(n: int = 80, d: int = 12, seed: int = 0) -> np.ndarray:

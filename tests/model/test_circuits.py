@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from random_checkpoints import random_model
 
 from covector.linalg.svd import svd
 from covector.model.address import site
 from covector.model.circuits import cautions, map_at
+from random_checkpoints import random_model
 
 # Products of small float64 matrices of size ~1: a few hundred roundings of 2⁻⁵³.
 CLOSE = {"rtol": 1e-12, "atol": 1e-12}

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from random_checkpoints import random_model, random_weights
 
 from covector.arch.family import families
 from covector.errors import FrameUnavailable, UnknownFrame
@@ -11,6 +10,7 @@ from covector.linalg.svd import svd
 from covector.model.frames import PRESERVING, VIEWS, Frame, check_available, frame, framed
 from covector.model.weights import ArrayWeights, Weights
 from covector.run.decoder import Decoder
+from random_checkpoints import random_model, random_weights
 
 # Logits of size ~10 after three float64 layers.
 CLOSE = {"rtol": 0, "atol": 1e-9}

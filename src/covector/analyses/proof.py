@@ -8,7 +8,6 @@ from covector.model.opened import Model
 from covector.render import Column, Table
 from covector.run.proof import Check, first_failure
 
-
 PRECISIONS = {"float64": torch.float64, "float32": torch.float32}
 
 

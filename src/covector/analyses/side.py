@@ -87,18 +87,24 @@ def read_side(
     if basis.metric is not None:
         rows = _unit(rows @ basis.metric)
         subspace = None if subspace is None else np.linalg.qr((subspace @ basis.metric).T)[0].T
-    units = _unit_vectors(basis, centred)
+    vectors, lengths = _compared(basis, centred)
+    kept &= lengths > 0
     d = rows.shape[1] - centred
-    by_cosine = poles(rows, units, k, keep=kept)
+    by_cosine = poles(rows, vectors, k, keep=kept, lengths=lengths)
     lists = by_cosine if score == "cosine" else poles(rows, basis.vectors, k, keep=kept)
     higher = by_cosine.top_score[:, 0] >= -by_cosine.bottom_score[:, 0]
     best = np.where(higher, by_cosine.top_score[:, 0], by_cosine.bottom_score[:, 0])
-    p_dir, p_svd, p_cov, error = _chances(np.abs(best), units[kept], subspace, d, exact)
+    if not kept.all():
+        vectors, lengths = vectors[kept], lengths[kept]
+    cosines = _cosines(rows if subspace is None else subspace, vectors, lengths)
+    p_dir, p_svd, p_cov, error = _chances(
+        np.abs(best), vectors, lengths, None if subspace is None else cosines, d, exact
+    )
     return SideReading(
         basis=basis,
         d=d,
-        n=int(kept.sum()),
-        tau=float(chance.threshold(d, int(kept.sum()), alpha)),
+        n=len(lengths),
+        tau=float(chance.threshold(d, len(lengths), alpha)),
         top=lists.top,
         top_score=lists.top_score,
         bottom=lists.bottom,
@@ -109,49 +115,56 @@ def read_side(
         p_svd=p_svd,
         p_cov=p_cov,
         p_error=error,
-        skew=_skew(rows, units[kept]),
+        skew=_skew(cosines if subspace is None else cosines @ (subspace @ rows.T).astype(cosines.dtype)),
     )
 
 
+def _compared(basis: Basis, centred: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The vectors that directions are compared with, and their lengths; no copy unless they must lose their mean."""
+    if not centred:
+        return basis.vectors, basis.norms
+    rows = without_mean(basis.vectors)
+    return rows, np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
+
+
 def _chances(
-    best: np.ndarray, units: np.ndarray, subspace: np.ndarray | None, d: int, exact: Exact | None
+    best: np.ndarray,
+    vectors: np.ndarray,
+    lengths: np.ndarray,
+    projected: np.ndarray | None,
+    d: int,
+    exact: Exact | None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]:
-    """(p_dir, p_svd, p_cov, standard error of p_dir)."""
-    within = np.full(best.shape, np.nan) if subspace is None else _within(best, units, subspace, d, exact)
+    """(p_dir, p_svd, p_cov, standard error of p_dir). `projected`: unit vectors' coordinates in the subspace."""
+    within = np.full(best.shape, np.nan) if projected is None else _within(best, projected, d, exact)
     if exact is None:
-        return np.atleast_1d(chance.p_dir(best, d, len(units))), within, None, None
+        return np.atleast_1d(chance.p_dir(best, d, len(lengths))), within, None, None
+    units = vectors / lengths[:, None].astype(vectors.dtype)
     direct = chance.p_dir_exact(best, units, draws=exact.draws, seed=exact.seed)
     covariance = chance.p_cov(best, units, draws=exact.draws, seed=exact.seed)
     return np.atleast_1d(direct.value), within, np.atleast_1d(covariance.value), np.atleast_1d(direct.error)
 
 
-def _within(best: np.ndarray, units: np.ndarray, subspace: np.ndarray, d: int, exact: Exact | None) -> np.ndarray:
+def _within(best: np.ndarray, projected: np.ndarray, d: int, exact: Exact | None) -> np.ndarray:
     """p_svd: the chance of a random basis of the same subspace."""
-    projected = units @ subspace.T.astype(units.dtype)
     norms = np.sqrt(np.einsum("nr,nr->n", projected, projected, dtype=np.float64))
     reach = np.minimum(best, norms.max())  # float32 projections round; a direction cannot reach past its subspace
     if exact is None:
-        return np.atleast_1d(chance.p_svd(reach, np.minimum(norms, 1.0), len(subspace), d))
+        return np.atleast_1d(chance.p_svd(reach, np.minimum(norms, 1.0), projected.shape[1], d))
     return np.atleast_1d(chance.p_svd_exact(reach, projected, d=d, draws=exact.draws, seed=exact.seed).value)
-
-
-def _unit_vectors(basis: Basis, centred: bool) -> np.ndarray:
-    """The basis at length one; centred ones after losing their part along 1."""
-    if not centred:
-        return basis.unit()
-    rows = without_mean(basis.vectors)
-    norms = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
-    scale = np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)
-    return rows * scale[:, None].astype(rows.dtype)
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(float).tiny)
 
 
-def _skew(rows: np.ndarray, units: np.ndarray) -> np.ndarray:
-    """Σ_t z_t³ / n of the standardised scores: which pole has the heavier tail. Orders poles on a screen, no more."""
-    scores = rows.astype(units.dtype) @ units.T
-    scores = scores - scores.mean(axis=1, keepdims=True)
-    spread = scores.std(axis=1)
-    return np.mean(scores**3, axis=1) / np.where(spread > 0, spread, 1.0) ** 3
+def _cosines(rows: np.ndarray, vectors: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Cosines [n, r] of every vector with unit rows, in the vectors' precision; one product over the vocabulary."""
+    return vectors @ rows.T.astype(vectors.dtype) / lengths[:, None].astype(vectors.dtype)
+
+
+def _skew(scores: np.ndarray) -> np.ndarray:
+    """Σ_t z_t³ / n of the standardised cosines: which pole has the heavier tail. Orders poles on a screen, no more."""
+    scores = scores - scores.mean(axis=0)
+    spread = scores.std(axis=0)
+    return np.mean(scores**3, axis=0) / np.where(spread > 0, spread, 1.0) ** 3

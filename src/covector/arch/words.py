@@ -106,7 +106,7 @@ class _Reader:
         if not token or (wanted and token != wanted):
             raise BadLayout(
                 f"layout '{self.words}': expected '{wanted or 'an axis'}', got '{token or 'the end'}'; "
-                "see the head of arch/words.py for the grammar"
+                "docs/layouts.md has the grammar"
             )
         self.at += 1
         return token

@@ -8,6 +8,7 @@ matrix through its Gram (`dense_svd`), an overlaid matrix by adding the overlay 
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,6 +21,9 @@ from covector.linalg.maps import Factored, Map, Space, Updated, frobenius
 from covector.linalg.product_svd import Measured, product_dyads
 from covector.linalg.signs import canonical_signs
 from covector.linalg.storage_noise import StorageNoise, noise_of_matrix, noise_of_product, together
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +72,13 @@ class SVD:
     def rank(self) -> int:
         """How many dyads there are."""
         return self.S.size
+
+    def torch(self) -> tuple["torch.Tensor", "torch.Tensor", "torch.Tensor"]:
+        """U, S, Vh as float64 torch tensors (copies: the arrays here are read-only). Needs torch."""
+        import torch
+
+        U, S, Vh = (torch.from_numpy(np.array(a)) for a in (self.U, self.S, self.Vh))
+        return U, S, Vh
 
     def block_of(self, index: int) -> range:
         """Return the block that holds dyad `index`. Raises BadRank outside 0 ... rank - 1."""

@@ -52,8 +52,12 @@ def poles(
     k: int,
     *,
     keep: Bool[np.ndarray, " n"] | None = None,
+    lengths: Float[np.ndarray, " n"] | None = None,
 ) -> Poles:
     """Return the k highest and the k lowest scores ``direction · vector`` of each direction, with the vectors' ids.
+
+    With `lengths`, the Euclidean lengths of the vectors, scores are divided by them: cosines (for unit directions)
+    without a normalised copy of a vocabulary. Lengths of kept vectors must be positive.
 
     Exact: the order is that of the float64 scores, ties by lower id. `keep` leaves vectors out of the running without
     changing the order of the rest; a k beyond what is left is capped. Ids refer to the rows of `vectors`.
@@ -64,9 +68,11 @@ def poles(
     if keep is not None and 2 * n < vectors.shape[0]:
         # Few are kept: a copy of them costs less than scoring everything.
         ids = np.flatnonzero(keep)
-        found = poles(directions, vectors[ids], k)
+        found = poles(directions, vectors[ids], k, lengths=None if lengths is None else lengths[ids])
         return Poles(ids[found.top], found.top_score, ids[found.bottom], found.bottom_score)
-    screening = _Screening(directions, vectors, min(int(k), n), keep)
+    if lengths is not None:
+        _check_lengths(lengths if keep is None else lengths[keep])
+    screening = _Screening(directions, vectors, min(int(k), n), keep, lengths)
     rows = max(1, BUFFER_BYTES // (vectors.shape[0] * screening.tokens.itemsize))
     parts = [screening.chunk(slice(i, i + rows)) for i in range(0, directions.shape[0], rows)]
     top, bottom = ([pair[side] for pair in parts] for side in (0, 1))
@@ -86,27 +92,41 @@ def scores(directions: Float[np.ndarray, "r d"], vectors: Float[np.ndarray, "n d
 class _Screening:
     """One call's tokens, norms and masks, shared by its chunks of rows."""
 
-    def __init__(self, directions: np.ndarray, vectors: np.ndarray, k: int, keep: np.ndarray | None) -> None:
-        self.directions, self.vectors, self.k = directions, vectors, k
+    def __init__(
+        self,
+        directions: np.ndarray,
+        vectors: np.ndarray,
+        k: int,
+        keep: np.ndarray | None,
+        lengths: np.ndarray | None,
+    ) -> None:
+        self.directions, self.vectors, self.k, self.lengths = directions, vectors, k, lengths
         kind = np.float64 if vectors.dtype == np.float64 else np.float32
         self.tokens = vectors.astype(kind, copy=False)
         self.left_out = np.zeros(0, int) if keep is None else np.flatnonzero(~keep)
         self.ids = np.arange(vectors.shape[0]) if keep is None else np.flatnonzero(keep)
         d, about = vectors.shape[1], np.finfo(kind)
+        longest = 1.0 if lengths is not None else self._longest(float(about.smallest_normal))
+        # Rounding the direction, d products and sums, a division: (d + 4)·u, the 4 also covering the norms' own
+        # rounding; what squares lose to underflow is below the smallest normal number each. Vectors divided by their
+        # lengths have length one.
+        self.doubt = 2 * (d + 4) * float(about.eps) / 2 * longest
+
+    def _longest(self, smallest: float) -> float:
+        """Length of the longest kept vector, from above. Raises BadRequest if one is not finite."""
         with np.errstate(all="ignore"):
             squares = np.einsum("nd,nd->n", self.tokens, self.tokens)[self.ids]
         if not np.isfinite(squares).all():
-            raise BadRequest(f"kept vectors must be finite ({kind.__name__} squares); leave the others out with keep")
-        # Rounding the direction, then d products and sums: (d + 4)·u, the 4 also covering the norms' own rounding; what
-        # squares lose to underflow is below the smallest normal number each.
-        longest = float(np.sqrt(squares.max() + d * about.smallest_normal))
-        self.doubt = 2 * (d + 4) * float(about.eps) / 2 * longest
+            raise BadRequest(f"kept vectors must be finite ({self.tokens.dtype} squares); leave the others out with keep")
+        return float(np.sqrt(squares.max() + self.tokens.shape[1] * smallest))
 
     def chunk(self, rows: slice) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
         """(ids, scores) of the top and of the bottom for these rows of directions."""
         directions = self.directions[rows]
         with np.errstate(all="ignore"):  # vectors that are left out may hold anything
             screened = _unit(directions).astype(self.tokens.dtype) @ self.tokens.T
+            if self.lengths is not None:
+                screened /= self.lengths.astype(self.tokens.dtype)
         screened[:, self.left_out] = -np.inf
         top = self._winners(directions, screened)
         screened[:, self.left_out] = np.inf
@@ -119,7 +139,7 @@ class _Screening:
         k, wanted = self.k, min(self.k + SLACK, self.ids.size)
         found, values = _candidates(screened, wanted)
         if wanted == self.ids.size:
-            return _ranked(directions, self.vectors, found, k)
+            return _ranked(directions, self.vectors, self.lengths, found, k)
         # Three kinds of rows: the set of k is certain; the set of candidates is; neither.
         border = values[:, k - 1] - self.doubt
         clear = values[:, k] < border
@@ -129,7 +149,7 @@ class _Screening:
         for chosen, pool in ((clear, found[:, :k]), (~clear & enough, found), (~clear & ~enough, None)):
             for row in _groups_of(np.flatnonzero(chosen), pool is None):
                 among = np.broadcast_to(self.ids, (len(row), self.ids.size)) if pool is None else pool[row]
-                ids[row], exact[row] = _ranked(directions[row], self.vectors, among, k)
+                ids[row], exact[row] = _ranked(directions[row], self.vectors, self.lengths, among, k)
         return ids, exact
 
 
@@ -170,14 +190,18 @@ def _largest(values: np.ndarray, ids: np.ndarray, wanted: int) -> tuple[np.ndarr
     return np.take_along_axis(ids, order, axis=1), np.take_along_axis(values, order, axis=1)
 
 
-def _ranked(directions: np.ndarray, vectors: np.ndarray, ids: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def _ranked(
+    directions: np.ndarray, vectors: np.ndarray, lengths: np.ndarray | None, ids: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
     """The k best of the given ids per row, by float64 score and then by id."""
-    exact = _exact(directions, vectors, ids)
+    exact = _exact(directions, vectors, ids, lengths)
     order = np.lexsort((ids, -exact), axis=1)[:, :k]
     return np.take_along_axis(ids, order, axis=1), np.take_along_axis(exact, order, axis=1)
 
 
-def _exact(directions: np.ndarray, vectors: np.ndarray, ids: np.ndarray) -> np.ndarray:
+def _exact(
+    directions: np.ndarray, vectors: np.ndarray, ids: np.ndarray, lengths: np.ndarray | None = None
+) -> np.ndarray:
     """Float64 scores of chosen pairs, each summed over d in the same order whatever else is asked for."""
     out = np.empty(ids.shape)
     across = max(1, RESCORE_ENTRIES // max(1, vectors.shape[1]))
@@ -189,13 +213,18 @@ def _exact(directions: np.ndarray, vectors: np.ndarray, ids: np.ndarray) -> np.n
             out[row : row + down, column : column + across] = np.einsum(
                 "rkd,rd->rk", vectors[part].astype(np.float64), direction
             )
-    return out
+    return out if lengths is None else out / lengths[ids]
 
 
 def _joined(pairs: list[tuple[np.ndarray, np.ndarray]], k: int) -> tuple[np.ndarray, np.ndarray]:
     if not pairs:
         return np.zeros((0, k), np.int64), np.zeros((0, k))
     return np.concatenate([ids for ids, _ in pairs]), np.concatenate([score for _, score in pairs])
+
+
+def _check_lengths(lengths: np.ndarray) -> None:
+    if not (np.isfinite(lengths).all() and lengths.min() > 0):
+        raise BadRequest("lengths of kept vectors must be positive and finite; leave the others out with keep")
 
 
 def _check(directions: np.ndarray, vectors: np.ndarray, k: int, keep: np.ndarray | None) -> int:

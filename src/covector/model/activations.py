@@ -9,22 +9,32 @@ from covector.errors import UnsupportedConfig
 
 # √(2/π) and the cubic coefficient of the tanh approximation of GELU (Hendrycks and Gimpel, 2016).
 _ROOT, _CUBIC = np.sqrt(2 / np.pi), 0.044715
+# FastGELU was published, and its checkpoints trained, with the root rounded to ten digits.
+_FAST_ROOT = 0.7978845608
 
 
-def _gelu_tanh(x: np.ndarray) -> np.ndarray:
-    return 0.5 * x * (1 + np.tanh(_ROOT * (x + _CUBIC * x**3)))
+def _gelu(x: np.ndarray) -> np.ndarray:
+    return 0.5 * x * (1 + erf(x / np.sqrt(2)))
+
+
+def _gelu_tanh(x: np.ndarray, root: float = _ROOT) -> np.ndarray:
+    return 0.5 * x * (1 + np.tanh(root * (x + _CUBIC * x**3)))
 
 
 _BY_NAME: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "relu": lambda x: np.maximum(x, 0.0),
-    "gelu": lambda x: 0.5 * x * (1 + erf(x / np.sqrt(2))),
+    "relu2": lambda x: np.maximum(x, 0.0) ** 2,
+    "gelu": _gelu,
+    "gelu_python": _gelu,
     "gelu_new": _gelu_tanh,
-    "gelu_fast": _gelu_tanh,
+    "gelu_accurate": _gelu_tanh,
+    "gelu_fast": lambda x: _gelu_tanh(x, _FAST_ROOT),
     "gelu_pytorch_tanh": _gelu_tanh,
     "quick_gelu": lambda x: x * expit(1.702 * x),
     "silu": lambda x: x * expit(x),
     "swish": lambda x: x * expit(x),
     "tanh": np.tanh,
+    "sigmoid": expit,
     "linear": lambda x: x,
 }
 

@@ -24,6 +24,9 @@ from covector.model.weights import Weights
 # A token whose embedding is this many robust standard deviations (of log norm) below the rest was hardly trained.
 # On normally distributed log norms 4 is exceeded by 1 token in 30,000.
 UNDERTRAINED_Z = 4.0
+# A vector this much shorter than the longest has no direction worth the name: weight decay leaves such rows (of about
+# 1e-37 in an agent whose states never light some cells), and they are zero to every float32 sum with the others.
+NEARLY_ZERO = 1e-12
 # 1 / Φ⁻¹(3/4): turns a median absolute deviation into a standard deviation under a normal law.
 _MAD_TO_SD = 1.4826
 
@@ -60,8 +63,10 @@ class Basis:
 
     @cached_property
     def usable(self) -> Bool[np.ndarray, " token"]:
-        """Which vectors have a direction: finite and not zero. The others are left out, with their count said."""
-        return np.isfinite(self.norms) & (self.norms > 0)
+        """Which vectors have a direction: finite, not (nearly) zero. The others are left out, their count is said."""
+        finite = np.isfinite(self.norms)
+        longest = self.norms[finite].max(initial=0.0)
+        return finite & (self.norms > NEARLY_ZERO * longest)
 
     def unit(self) -> Float[np.ndarray, "token d_model"]:
         """The vectors at length one (rows of unusable ones are zero); float32 unless the weights are float64."""
