@@ -45,7 +45,9 @@ def random_weights(name: str, seed: int = 0, **config: object) -> AdaptedWeights
     return adapt(family.spec(values), family.tensors(values), source, prefixes=family.prefixes)
 
 
-def random_model(name: str, seed: int = 0, labels: Mapping[str, tuple[str, ...]] | None = None, **config: object) -> Model:
+def random_model(
+    name: str, seed: int = 0, labels: Mapping[str, tuple[str, ...]] | None = None, **config: object
+) -> Model:
     """An opened model of a tiny random checkpoint."""
     weights = random_weights(name, seed, **config)
     return Model(f"random-{name}", weights, weights, Frame(), labels or {})
