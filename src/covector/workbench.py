@@ -4,7 +4,9 @@ model = covector.open("gpt2")
 model.spec, model.bases["token_out"], model.map("L9H6.ov")
 """
 
+import dataclasses
 import hashlib
+import shlex
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,9 +18,12 @@ from covector.arch import transformer_lens
 from covector.arch.adapter import AdaptedWeights, adapt
 from covector.arch.config import Config
 from covector.arch.declared import declared
+from covector.arch.declared_check import arranged, recorded_names
+from covector.arch.declared_keys import read_declaration
 from covector.arch.family import family_of
 from covector.errors import MissingExtra, NotProven, UnsupportedConfig, UnsupportedFamily
 from covector.io.checkpoint import Checkpoint, open_checkpoint
+from covector.io.safetensors_file import SafetensorsFile
 from covector.model.frames import Frame
 from covector.model.opened import Model
 from covector.render import Table
@@ -37,6 +42,8 @@ def open(ref: Any, layout: str | Path | None = None, *, frame: str = "raw", stri
     checkpoint = open_checkpoint(ref, layout)
     layout_file = checkpoint.layout
     model = _declared(checkpoint, layout_file) if layout_file else _known(checkpoint, strict)
+    if layout is not None:
+        model = dataclasses.replace(model, typed=f"{model.words} --layout {shlex.quote(str(layout))}")
     return model if frame == "raw" else model.framed(frame)
 
 
@@ -97,6 +104,7 @@ def prove(ref: Any, layout: str | Path | None = None, *, dtype: str = "float64",
     try:
         from covector.analyses.proof import PRECISIONS, proof
         from covector.run.hf_load import load_judge
+        from covector.run.proof import Recorded, prove_recorded
         from covector.run.proof import prove as compare_pieces
     except ImportError as error:
         raise MissingExtra(
@@ -105,15 +113,36 @@ def prove(ref: Any, layout: str | Path | None = None, *, dtype: str = "float64",
         ) from error
     checkpoint = open_checkpoint(ref, layout)
     model = open(ref, layout)
-    if checkpoint.layout or checkpoint.folder is None:
-        raise NotProven(
-            f"{checkpoint.name}: not proven: no independent judge; names, shapes and use of every tensor agree. Record "
-            "input/output pairs from the original program and compare with covector.run.proof.prove_recorded"
-        )
+    if checkpoint.layout:
+        pairs = _recorded(checkpoint, checkpoint.layout)
+        return proof(model, prove_recorded(model.stored, Recorded(**pairs)), "its recorded input/output pairs")
+    if checkpoint.folder is None:
+        raise _no_judge(checkpoint.name)
     family = family_of(str(checkpoint.config.get("model_type")), checkpoint.where)
     kind = PRECISIONS[dtype]
     judge = load_judge(checkpoint.folder, family.hf_class, dtype=kind)
     return proof(model, compare_pieces(model.stored, judge, dtype=kind, seed=seed), f"transformers' {family.hf_class}")
+
+
+def _recorded(checkpoint: Checkpoint, layout: Path) -> dict[str, dict[str, np.ndarray]]:
+    """Inputs and expected values that the declaration's [check] table finds in the file beside the weights."""
+    names = recorded_names(read_declaration(layout.read_text(encoding="utf-8"), str(layout)), str(layout))
+    path = checkpoint.folder / names.file if checkpoint.folder and names else None
+    if names is None or path is None or not path.exists():
+        raise _no_judge(checkpoint.name)
+    file = SafetensorsFile(path)
+    tensors = {name: file.read(name) for name in file.entries}
+    return {
+        "inputs": {name: arranged(words, tensors, str(layout)) for name, words in names.inputs.items()},
+        "expected": {hook: arranged(words, tensors, str(layout)) for hook, words in names.expected.items()},
+    }
+
+
+def _no_judge(name: str) -> NotProven:
+    return NotProven(
+        f"{name}: not proven: no independent judge; names, shapes and use of every tensor agree. Record input/output "
+        "pairs from the original program and name them in the layout's [check] table (docs/layouts.md)"
+    )
 
 
 def versions() -> dict[str, str]:

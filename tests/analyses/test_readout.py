@@ -1,4 +1,4 @@
-"""Readouts: planted directions are found, laws of signs and rotations hold, chance is calibrated, nothing is re-ranked."""
+"""Readouts: planted directions are found, laws of signs and rotations hold, chance is calibrated."""
 
 import dataclasses
 

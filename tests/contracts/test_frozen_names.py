@@ -1,4 +1,4 @@
-"""The names that callers rely on, frozen: what a spec, a site, a map, a decomposition, a basis, a table and its meta hold.
+"""The names that callers rely on, frozen: of a spec, a site, a map, a decomposition, a basis, a table and its meta.
 
 Adding is allowed (the sets are lower bounds); a name that disappears breaks somebody's notebook.
 """

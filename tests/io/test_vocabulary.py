@@ -1,4 +1,4 @@
-"""Vocabularies: tokens as real text, whatever mark their tokenizer uses for a space; one token or an explained refusal."""
+"""Vocabularies: tokens as real text, whatever mark a tokenizer uses for a space; one token or an explained refusal."""
 
 from pathlib import Path
 

@@ -510,7 +510,7 @@ def test_the_example_of_the_page_runs(tmp_path, monkeypatch, capsys):
     assert [re.sub(r": .*", "", line) for line in said] == capsys.readouterr().out.splitlines()
 
 
-@pytest.mark.parametrize("table", ["ANATOMY", "ROTARY", "ASSEMBLY", "INPUT", "OUTPUT", "TENSORS"])
+@pytest.mark.parametrize("table", ["ANATOMY", "ROTARY", "ASSEMBLY", "INPUT", "OUTPUT", "TENSORS", "CHECK"])
 def test_the_page_names_every_key(table):
     page = DOCS.read_text()
     assert [key for key in getattr(declared_keys, table) if f"`{key}`" not in page] == []

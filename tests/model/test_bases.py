@@ -69,5 +69,5 @@ def test_default_bases_read_against_inputs_and_write_against_outputs() -> None:
 
 @pytest.mark.parametrize("name", ["token", "token_in:ridge", "token_in:pinv=2", "token_in:foo", "token_in:ridge=x"])
 def test_unknown_bases_are_refused_with_what_there_is(name: str) -> None:
-    with pytest.raises(UnknownBasis, match="expected .*token_in"):
+    with pytest.raises(UnknownBasis, match=r"expected .*token_in"):
         random_model("gpt2").bases[name]

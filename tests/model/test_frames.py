@@ -156,7 +156,7 @@ def test_post_norm_blocks_have_no_folded_frame(name: str) -> None:
 
 
 def test_an_unknown_frame_lists_the_known_ones() -> None:
-    with pytest.raises(UnknownFrame, match="expected a frame .raw, folded, gauge_fixed, tl_default, tl_demo"):
+    with pytest.raises(UnknownFrame, match=r"expected a frame .raw, folded, gauge_fixed, tl_default, tl_demo"):
         frame("centered")
 
 

@@ -55,7 +55,7 @@ def inspect(model: Model) -> Table:
         says=_anatomy(model.spec),
         not_says="Read from headers: it does not say that the loader reads these tensors rightly; --check proves that."
         + _remarks(model),
-        next=f"covector inspect {model.name} --check",
+        next=f"covector inspect {model.words} --check",
         key=("role",),
     )
 

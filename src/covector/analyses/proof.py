@@ -37,7 +37,7 @@ def proof(model: Model, checks: list[Check], judge: str) -> Table:
         says=f"Every piece agrees; the closest to its limit is {worst.name}: {worst.difference:.1e} of "
         f"{worst.tolerance:.0e}.",
         not_says="It says that the weights are read as the judge reads them, not that the checkpoint is a good model.",
-        next=f"covector svd {model.name} L0H0",
+        next=f"covector svd {model.words} L0H0",
         key=("piece",),
     )
 

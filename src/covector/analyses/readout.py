@@ -317,5 +317,4 @@ def _not_says(model: Model, site: Any, sides: list[_Side]) -> str:
 
 
 def _next(model: Model, site: str) -> str:
-    where = model.name if " " not in model.name else f"'{model.name}'"
-    return f"covector svd {where} {site} --grid"
+    return f"covector svd {model.words} {site} --grid"

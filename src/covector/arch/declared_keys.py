@@ -108,7 +108,10 @@ OUTPUT: Mapping[str, Key] = {
     "labels": _LABELS,
 }
 TENSORS: Mapping[str, Key] = {"use": _TEXT_OR_TEXTS, "prefix": _TEXT, "ignore": _TEXT_OR_TEXTS}
-TABLES = ("name", "anatomy", "rotary", "assembly", "inputs", "outputs", "tensors")
+# Names in a file of recorded pairs: one text per input or hook point (`inputs.state = "image: … -> …"`).
+RECORDED = Key("a table of texts", lambda value: isinstance(value, dict) and all(map(_is_text, value.values())))
+CHECK: Mapping[str, Key] = {"file": _TEXT, "inputs": RECORDED, "expected": RECORDED}
+TABLES = ("name", "anatomy", "rotary", "assembly", "inputs", "outputs", "tensors", "check")
 
 Table = Mapping[str, Any]
 
@@ -127,6 +130,7 @@ class Declaration:
     prefix: str
     ignore: tuple[str, ...]
     words: Mapping[str, str]
+    check: Table
 
 
 def read_declaration(text: str, where: str) -> Declaration:
@@ -157,6 +161,7 @@ def read_declaration(text: str, where: str) -> Declaration:
         prefix=settings.get("prefix", ""),
         ignore=_several(settings.get("ignore", [])),
         words=_words({k: v for k, v in tensors.items() if k not in TENSORS}, where),
+        check=_table(given, "check", CHECK, where),
     )
 
 

@@ -4,6 +4,7 @@ model.spec, model.bases["token_out"], model.map("L9H6.ov"), model.framed("folded
 """
 
 import dataclasses
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -41,7 +42,7 @@ class Model:
     """One opened model in one frame. A value: `framed` returns another.
 
     ``stored`` are the weights as the checkpoint has them, whatever the frame; ``labels`` name the rows of bases;
-    ``identity`` says where it comes from and goes into the meta of every result.
+    ``identity`` says where it comes from and goes into the meta of every result; ``typed`` is how a command names it.
     """
 
     name: str
@@ -51,6 +52,12 @@ class Model:
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     vocabulary: Vocabulary | None = field(default=None, repr=False)
     identity: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    typed: str = ""
+
+    @property
+    def words(self) -> str:
+        """The model as words of a command line: its name, and the layout that was given with it."""
+        return self.typed or shlex.quote(self.name)
 
     @property
     def spec(self) -> ModelSpec:
