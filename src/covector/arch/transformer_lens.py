@@ -2,8 +2,14 @@
 
 TransformerLens folds and centres by default and keeps no record of all of it; what was done is read off the weights
 (`processing`). Such a model is opened as it is: its ``raw`` frame is the frame TransformerLens left it in.
+
+Two kinds of model carry these names. A HookedTransformer (TransformerLens 1 to 3) is its cfg, with a few habits of its
+own: an MLP's gate has no bias, b_in is added after it, the last norm may be RMS under LayerNorm blocks. A
+TransformerBridge (3 and 4) runs a transformers model and only shows it under these names, so the anatomy is that
+model's, and its family here describes it.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,35 +17,77 @@ import numpy as np
 
 from covector.arch.config import Config
 from covector.arch.declared_names import ready_names
-from covector.arch.family import Family
+from covector.arch.family import Family, family_of
 from covector.errors import UnsupportedConfig
+from covector.model.frames import folded_norms
 from covector.model.spec import MLP, Assembly, Attention, Block, Input, ModelSpec, Norm, Output, Rotary, Sublayer
 from covector.model.weights import Weights
 
 MODEL_TYPE = "transformer_lens"
-# |mean| / rms below which rows count as centred: float32 centring leaves about 1e-8.
-_CENTRED = 1e-5
+_BLOCK = "blocks.{i}."
+# |mean| / rms, the worst row, below which rows count as centred. Centring leaves 1e-8 in float32 and 2e-4 after storage
+# in bfloat16; rows nobody has centred have 1/√d each, and the worst of them more (0.004 for a vocabulary of 256k).
+_CENTRED = 1e-3
 _ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_new", "gelu_fast": "gelu_fast", "silu": "silu", "relu": "relu",
-                "gelu_pytorch_tanh": "gelu_pytorch_tanh"}  # fmt: skip
-# What a HookedTransformer's cfg holds besides its function: bookkeeping, initialisation, switches of its own hooks.
+                "relu2": "relu2", "gelu_pytorch_tanh": "gelu_pytorch_tanh"}  # fmt: skip
+# What a HookedTransformer's cfg holds besides its function: bookkeeping, initialisation, switches of its own hooks,
+# and parameters of rules that are refused or read where they are switched on.
 _BOOKKEEPING = (
-    "n_params|model_name|original_architecture|from_checkpoint|checkpoint_.*|tokenizer_.*|init_.*|initializer_.*|device"
-    "|n_devices|use_attn_result|use_split_qkv_input|use_hook_mlp_in|use_attn_in|use_hook_tokens|use_local_attn|seed"
-    "|default_prepend_bos|trust_remote_code|ungroup_grouped_query_attention|weight_init_mode|d_vocab_out|d_vocab"
-    "|post_embedding_ln|load_in_4bit|decoder_start_token_id|NTK_.*|rotary_scaling_factor|use_NTK_by_parts_rope"
-    "|gated_mlp|n_ctx|dtype|use_attn_scale|attention_dir|experts_per_token|relative_attention_.*"
+    "n_params|model_name|from_checkpoint|checkpoint_.*|tokenizer_.*|init_.*|initializer_.*|device|n_devices|seed"
+    "|use_attn_result|use_split_qkv_input|use_hook_mlp_in|use_attn_in|use_hook_tokens|default_prepend_bos"
+    "|default_padding_side|trust_remote_code|ungroup_grouped_query_attention|weight_init_mode|tie_word_embeddings"
+    "|decoder_start_token_id|experts_per_token|norm_topk_prob|relative_attention_max_distance|NTK_.*|yarn_.*"
+    "|train_seq_length|uses_rms_norm|layer_norm_folding|d_mlp|act_fn|gated_mlp|attn_types|window_size|rotary_.*"
+    "|original_architecture|num_experts|relative_attention_num_buckets|use_NTK_by_parts_rope|attn_scale|eps|final_rms"
 )
+# Switches of a HookedTransformer that change the function and are not implemented.
+_REFUSED_SWITCHES = (
+    "post_embedding_ln",
+    "use_logn_attn",
+    "use_dynamic_ntk_rope",
+    "use_yarn_rope",
+    "use_attention_sinks",
+    "load_in_4bit",
+)
+# What HookedTransformer and its sisters build differently for these names, whatever the rest of the cfg says.
+_OTHER_ANATOMIES = {
+    "Olmo2ForCausalLM": "norms after each sublayer, q and k normalised over all heads at once",
+    "Olmo3ForCausalLM": "norms after each sublayer, q and k normalised over all heads at once",
+    "OlmoeForCausalLM": "q and k normalised over all heads at once",
+    "BertForMaskedLM": "post-norm blocks in an encoder",
+}
+# Families whose bridge shows every tensor of the function under these names. Of the others it leaves some out
+# (sandwich norms, norms of q and k), and a model without them would open as another function.
+_BRIDGED = ("gpt2", "gpt_neo", "gptj", "gpt_neox", "opt", "phi", "llama", "mistral", "qwen2", "phi3")
 
 
 def spec(config: Config) -> ModelSpec:
-    """Anatomy of a HookedTransformer from its cfg. Raises UnsupportedConfig, by name, for what is not implemented."""
+    """Anatomy of a HookedTransformer from its cfg, of a bridge from the configuration of the model that it wraps.
+
+    Raises UnsupportedConfig, by name, for what is not implemented.
+    """
+    return _bridged(config) if config.get("bridged_model_type") else _hooked(config)
+
+
+def _bridged(config: Config) -> ModelSpec:
+    family = family_of(config.need("bridged_model_type"), config.where)
+    if family.name not in _BRIDGED:
+        raise UnsupportedConfig(
+            f"{config.where}: a TransformerLens bridge over '{family.name}' does not show all of its tensors; expected "
+            f"one of {', '.join(_BRIDGED)}. Open the checkpoint itself, by name or folder, in --frame tl_default for "
+            "what enable_compatibility_mode() does to it"
+        )
+    return dataclasses.replace(family.spec(config), tied=False)
+
+
+def _hooked(config: Config) -> ModelSpec:
+    _refuse(config)
     config.harmless(_BOOKKEEPING)
-    config.only("use_NTK_by_parts_rope", False)
-    config.only("post_embedding_ln", False)
     n_vocab = config.need("d_vocab")
-    norm = _norm(config)
+    norm = _norm(config, "normalization_type")
     positions = config.only("positional_embedding_type", "standard", "rotary")
     blocks = tuple(_block(config, layer, norm) for layer in range(config.need("n_layers")))
+    n_out = config.get("d_vocab_out", n_vocab)
     return ModelSpec(
         family=MODEL_TYPE,
         d_model=config.need("d_model"),
@@ -50,23 +98,49 @@ def spec(config: Config) -> ModelSpec:
             positions="learned" if positions == "standard" else "none",
         ),
         outputs=(
-            Output("token", config.get("d_vocab_out") or n_vocab, softcap=_cap(config, "output_logits_soft_cap")),
+            Output("token", n_out if n_out > 0 else n_vocab, softcap=_positive(config, "output_logits_soft_cap")),
         ),
         n_ctx=config.need("n_ctx"),
-        final_norm=norm,
+        final_norm=_final_norm(config, norm),
     )
 
 
-def _norm(config: Config) -> Norm | None:
-    kind = config.only("normalization_type", "LN", "LNPre", "RMS", "RMSPre", None, default="none")
-    if kind in (None, "none"):
+def _refuse(config: Config) -> None:
+    for switch in _REFUSED_SWITCHES:
+        config.only(switch, False)
+    config.only("clip_qkv", None)
+    config.only("quantization_method", None)
+    name = config.get("original_architecture")
+    if name in _OTHER_ANATOMIES:
+        raise UnsupportedConfig(
+            f"{config.where}: original_architecture '{name}' means {_OTHER_ANATOMIES[name]}, which is not implemented "
+            "for TransformerLens models; open the checkpoint itself, by name or folder"
+        )
+
+
+def _norm(config: Config, key: str) -> Norm | None:
+    kind = config.get(key)
+    if kind is None and key in config.values:
         return None
+    kind = config.only(key, "LN", "LNPre", "RMS", "RMSPre")
     return Norm("layer" if kind.startswith("LN") else "rms", config.get("eps", 1e-5))
 
 
-def _cap(config: Config, key: str) -> float | None:
+def _final_norm(config: Config, norm: Norm | None) -> Norm | None:
+    """The last norm: RMS under LayerNorm blocks where the cfg says final_rms, unless the module there says otherwise.
+
+    TransformerLens 3 puts a LayerNorm into the place of such an RMSNorm when it folds, and leaves final_rms standing.
+    """
+    module, is_rms = config.get("ln_final", ""), bool(config.get("final_rms", False))
+    if norm and (module.startswith("RMSNorm") or (is_rms and not module.startswith("LayerNorm"))):
+        return dataclasses.replace(norm, kind="rms")
+    return norm
+
+
+def _positive(config: Config, key: str) -> float | None:
+    """A number that TransformerLens switches off with −1 (or 0), or None."""
     value = config.get(key, 0.0)
-    return float(value) if value and value > 0 else None
+    return float(value) if value > 0 else None
 
 
 def _block(config: Config, layer: int, norm: Norm | None) -> Block:
@@ -82,61 +156,102 @@ def _block(config: Config, layer: int, norm: Norm | None) -> Block:
         # A HookedTransformer's gated MLP adds b_in to the gated product, not to its linear factor.
         mlp = MLP(config.need("d_mlp"), _ACTIVATIONS[name], gated, bias_after_gate=gated)
         subs.append(Sublayer(mlp, reads=norm, post=sandwich))
-    return Block(tuple(subs), parallel=bool(config.get("parallel_attn_mlp", False)))
+    parallel = bool(config.get("parallel_attn_mlp", False)) and len(subs) == 2
+    return Block(tuple(subs), parallel)
 
 
 def _attention(config: Config, layer: int) -> Attention:
     n_heads, d_head = config.need("n_heads"), config.need("d_head")
     config.only("attention_dir", "causal", "bidirectional")
-    config.only("use_qk_norm", False)
-    scale = 1.0 / config.get("attn_scale", d_head**0.5) if config.get("use_attn_scale", True) else 1.0
+    divisor = (_positive(config, "attn_scale") or d_head**0.5) if config.get("use_attn_scale", True) else 1.0
     if config.get("scale_attn_by_inverse_layer_idx", False):
-        scale /= layer + 1
-    types = config.get("attn_types")
-    local = bool(types) and types[layer] == "local"
+        divisor *= layer + 1
+    local = bool(config.get("use_local_attn", False)) and config.need("attn_types")[layer] == "local"
     return Attention(
         n_heads,
         config.get("n_key_value_heads") or n_heads,
         d_head,
-        scale,
+        1.0 / divisor,
         causal=config.get("attention_dir", "causal") == "causal",
-        window=config.get("window_size") if local else None,
+        window=config.need("window_size") if local else None,
         rotary=_rotary(config, d_head, local),
-        softcap=_cap(config, "attn_scores_soft_cap"),
+        qk_norm=Norm("rms", config.get("eps", 1e-5)) if config.get("use_qk_norm", False) else None,
+        softcap=_positive(config, "attn_scores_soft_cap"),
     )
 
 
 def _rotary(config: Config, d_head: int, local: bool) -> Rotary | None:
-    theta = config.get("rotary_base", 10000)
-    local_theta = config.get("rotary_base_local")
     if config.get("positional_embedding_type", "standard") != "rotary":
         return None
-    interleaved = bool(config.get("rotary_adjacent_pairs", False))
-    return Rotary(
-        config.get("rotary_dim") or d_head, float(local_theta if local and local_theta else theta), interleaved
+    theta = (config.get("rotary_base_local") if local else None) or config.get("rotary_base", 10000)
+    plain = Rotary(
+        config.get("rotary_dim") or d_head, float(theta), interleaved=bool(config.get("rotary_adjacent_pairs", False))
     )
+    if config.get("use_NTK_by_parts_rope", False):
+        keys = {
+            "factor": ("NTK_by_parts_factor", 8.0),
+            "low": ("NTK_by_parts_low_freq_factor", 1.0),
+            "high": ("NTK_by_parts_high_freq_factor", 4.0),
+            "original": ("NTK_original_ctx_len", 8192),
+        }
+        scaling = tuple((name, float(config.get(key, usual))) for name, (key, usual) in keys.items())
+        return dataclasses.replace(plain, rule="llama3", scaling=scaling)
+    factor = float(config.get("rotary_scaling_factor", 1.0))
+    if factor != 1.0 and not local:
+        return dataclasses.replace(plain, rule="linear", scaling=(("factor", factor),))
+    return plain
 
 
-def tensors(_config: Config) -> dict[str, str]:
-    """Every name optional: folding removes norms' gains and biases; what the anatomy needs is checked afterwards."""
-    names = ready_names("transformer_lens", "pre")
-    return {name: words if words == "-" else f"{words} ?" for name, words in names.items()}
+def tensors(config: Config) -> dict[str, str]:
+    """Every name optional: folding removes norms' gains and biases; what the anatomy needs is checked afterwards.
+
+    A bridge keeps them, as ones and zeros: there every gain and bias of a norm that its family declares is required.
+    """
+    names = ready_names(MODEL_TYPE, "pre", config.where)
+    if not config.get("bridged_model_type"):
+        return names
+    declared = " ".join(family_of(config.need("bridged_model_type"), config.where).tensors(config).values())
+    names[_BLOCK + "mlp.b_gate"] = "d_mlp ?"
+    if "attn_norm.gain+mlp_norm.gain" in declared:
+        for kind, letter in (("gain", "w"), ("bias", "b")):
+            names[f"{_BLOCK}ln1.{letter}"] = f"attn_norm.{kind}+mlp_norm.{kind}: d_model ?"
+            del names[f"{_BLOCK}ln2.{letter}"]
+    return {name: words.removesuffix(" ?") if _norm_role(words) in declared else words for name, words in names.items()}
 
 
-def processing(weights: Weights) -> dict[str, Any]:
-    """What TransformerLens has done to the weights, read off them: folded, centred, value biases moved."""
-    names = weights.names()
+def _norm_role(words: str) -> str:
+    """The role of a norm's gain or bias; a word that no declaration holds, for any other tensor."""
+    role = words.split(":")[0]
+    return role if role.endswith((".gain", ".bias")) else "no norm"
+
+
+def processing(weights: Weights) -> dict[str, bool]:
+    """What TransformerLens has done to the weights, read off them: folded, centred, value biases moved.
+
+    True means that doing it (again) would change nothing: gains are gone or 1, norm biases gone or 0, and under
+    LayerNorm the readers are centred; so a model that never had value biases counts as having them moved.
+    """
+    norms = folded_norms(weights.spec)
+    plain = bool(norms) and all(_is_plain(weights, norm) for norm in norms)
+    centres = any(weights.spec.norms()[norm].kind == "layer" for norm in norms if norm.startswith("L0."))
     return {
-        "fold_ln": not any(n.endswith("_norm.gain") for n in names),
-        "center_writing_weights": _is_centred(weights["L0.W_O"], -1),
+        "fold_ln": plain and (not centres or _is_centred(weights["L0.W_Q"], -2)),
+        "center_writing_weights": _is_centred(weights["W_E"], -1) and _is_centred(weights["L0.W_O"], -1),
         "center_unembed": _is_centred(weights["W_U"], -1),
-        "fold_value_biases": "L0.b_V" in names and not np.any(weights["L0.b_V"]),
+        "fold_value_biases": not any(np.any(weights[name]) for name in weights.names() if name.endswith(".b_V")),
     }
 
 
+def _is_plain(weights: Weights, norm: str) -> bool:
+    gain, bias = f"{norm}.gain", f"{norm}.bias"
+    return (gain not in weights or bool(np.all(weights[gain] == 1))) and (
+        bias not in weights or not np.any(weights[bias])
+    )
+
+
 def _is_centred(array: np.ndarray, axis: int) -> bool:
-    wide = array.astype(np.float64)
-    return bool(np.abs(wide.mean(axis=axis)).max() <= _CENTRED * np.sqrt(np.mean(wide**2)))
+    mean = array.mean(axis=axis, dtype=np.float64)
+    return bool(np.abs(mean).max() <= _CENTRED * np.linalg.norm(array) / np.sqrt(array.size))
 
 
 def tiny() -> Mapping[str, Any]:
