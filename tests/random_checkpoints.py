@@ -25,7 +25,8 @@ def random_tensors(family: Family, seed: int = 0, **config: object) -> dict[str,
     held: set[str] = set()
     for pattern, words in family.tensors(values).items():
         for layer in range(spec.n_layers) if "{i}" in pattern else (None,):
-            name = pattern if layer is None else pattern.replace("{i}", str(layer))
+            first = pattern.split(" | ")[0]
+            name = first if layer is None else first.replace("{i}", str(layer))
             layout = parse(words, default_role=name.rsplit(".", 1)[-1])
             if layout.ignored or (layout.optional and (spec.tied or set(layout.roles) & held)):
                 continue

@@ -14,7 +14,7 @@ from covector.arch.adapter import adapt
 from covector.arch.config import Config
 from covector.arch.family import families, family_of
 from covector.arch.words import declared_shape, parse
-from covector.errors import UnsupportedConfig, UnsupportedFamily
+from covector.errors import CheckpointMismatch, UnsupportedConfig, UnsupportedFamily
 from covector.io.tensors import ArrayTensors
 from covector.model.weights import axis_sizes
 from covector.run.decoder import Decoder
@@ -150,7 +150,7 @@ def declared_checkpoint(given, rename=lambda name: name):
         for layer in range(spec.n_layers) if "{i}" in pattern else (None,):
             layout = parse(words)
             sizes = axis_sizes(spec, layer) | {"position": spec.n_ctx + spec.assembly.position_offset}
-            name = rename(pattern.replace("{i}", str(layer)))
+            name = rename(pattern.split(" | ")[0].replace("{i}", str(layer)))
             if name and not layout.ignored:
                 arrays[name] = rng.standard_normal(declared_shape(layout, sizes)).astype(np.float32)
     return arrays
@@ -196,14 +196,12 @@ def test_tiny_models_are_small_and_their_windows_shorter_than_the_prompts(name):
     assert all(b.attn.window is None or b.attn.window < LENGTH for b in spec.blocks)
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if FAMILIES[n].prefixes and n != "llama"])
+@pytest.mark.parametrize("name", [n for n in NAMES if FAMILIES[n].prefixes])
 def test_a_checkpoint_of_the_bare_model_leaves_out_the_prefix(name):
     family, given = FAMILIES[name], tiny(name)
     config = Config(given)
     spec, tensors = family.spec(config), family.tensors(config)
-    whole = declared_checkpoint(
-        given, lambda n: None if n in ("embed_out.weight",) or "gamma" in n or "beta" in n else n
-    )
+    whole = declared_checkpoint(given, lambda n: None if n == "embed_out.weight" else n)
     if spec.tied:
         whole = {n: a for n, a in whole.items() if "lm_head.weight" not in n and "predictions.decoder" not in n}
     for prefix in ("", *family.prefixes):
@@ -246,9 +244,7 @@ def test_the_unembedding_of_pythia_goes_by_its_old_name_or_its_new():
 def test_norms_of_the_first_bert_checkpoints_are_called_gamma_and_beta():
     given = tiny("bert")
     family, config = FAMILIES["bert"], Config(given)
-    modern = declared_checkpoint(
-        given, lambda n: None if "gamma" in n or "beta" in n or "predictions.decoder" in n else n
-    )
+    modern = declared_checkpoint(given, lambda n: None if "predictions.decoder" in n else n)
     first = {n.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): a
              for n, a in modern.items()}  # fmt: skip
     found = [adapt(family.spec(config), family.tensors(config), ArrayTensors(a)) for a in (modern, first)]
@@ -384,3 +380,11 @@ def test_the_decoder_computes_what_transformers_computes(name, change):
         want = out.logits if label == "token" else out[f"{label}_preds"]
         # transformers normalises, turns and softmaxes in float32 whatever the model's dtype: 100 roundings of it.
         torch.testing.assert_close(value, want, rtol=0, atol=float(100 * 2**-23 * want.abs().max()))
+
+
+def test_a_bert_without_the_gains_of_a_norm_is_refused_by_name():
+    given = tiny("bert")
+    family, config = FAMILIES["bert"], Config(given)
+    arrays = declared_checkpoint(given, lambda n: None if n.endswith("0.output.LayerNorm.weight") else n)
+    with pytest.raises(CheckpointMismatch, match=r"expected tensor '.*layer\.0\.output\.LayerNorm\.weight'"):
+        adapt(family.spec(config), family.tensors(config), ArrayTensors(arrays))

@@ -76,7 +76,7 @@ def adapt(
     prefixes: tuple[str, ...] = (),
     ignored: tuple[str, ...] = (),
 ) -> AdaptedWeights:
-    """Match every stored tensor to the declared layouts.
+    """Match every stored tensor to the declared layouts; ``"a | b"`` is a tensor that goes by either name.
 
     Raises CheckpointMismatch, naming the tensor: missing, of another shape than config and words say, declared twice,
     or neither used nor ignored by name.
@@ -118,17 +118,18 @@ def adapt(
 def _find(
     pattern: str, words: str, layer: int | None, prefix: str, names: set[str], prefixes: tuple[str, ...]
 ) -> tuple[str, Layout]:
-    stem = pattern if layer is None else pattern.replace("{i}", str(layer))
-    layout = parse(words, default_role=stem.rsplit(".", 1)[-1])
+    stems = (pattern if layer is None else pattern.replace("{i}", str(layer))).split(" | ")
+    layout = parse(words, default_role=stems[0].rsplit(".", 1)[-1])
     for lead in (prefix, "", *prefixes):
-        if lead + stem in names:
-            return lead + stem, layout
-    return prefix + stem, layout
+        for stem in stems:
+            if lead + stem in names:
+                return lead + stem, layout
+    return prefix + stems[0], layout
 
 
 def _prefix(tensors: Mapping[str, str], names: set[str], prefixes: tuple[str, ...]) -> str:
     """The prefix under which the declared names are found: checkpoints of a bare model leave it out."""
-    stems = [p.replace("{i}", "0") for p in tensors]
+    stems = [stem for p in tensors for stem in p.replace("{i}", "0").split(" | ")]
     return max(("", *prefixes), key=lambda lead: sum(lead + s in names for s in stems))
 
 

@@ -68,7 +68,7 @@ def tensors(config: Config) -> dict[str, str]:
     for stored, role in NORMS.items():
         # The first checkpoints say gamma and beta; transformers renames them as it loads.
         for kind, names in (("gain", ("weight", "gamma")), ("bias", ("bias", "beta"))):
-            named |= {f"{stored}.{name}": f"{role}.{kind}: d_model ?" for name in names}
+            named[" | ".join(f"{stored}.{name}" for name in names)] = f"{role}.{kind}: d_model"
     if config.get("tie_word_embeddings", True):
         return named | {
             "cls.predictions.decoder.weight": "W_U: token d_model ?",

@@ -22,7 +22,7 @@ from covector.model.spec import (
 )
 
 # The second of Llama's norms moves behind the attention, and the MLP gets two of its own.
-TENSORS = mistral.TENSORS | {
+TENSORS = llama.TENSORS | {
     "layers.{i}.post_attention_layernorm.weight": "attn_post.gain: d_model",
     "layers.{i}.pre_feedforward_layernorm.weight": "mlp_norm.gain: d_model",
     "layers.{i}.post_feedforward_layernorm.weight": "mlp_post.gain: d_model",
@@ -114,4 +114,4 @@ def tiny() -> dict[str, object]:
     }
 
 
-FAMILY = Family("gemma2", ("gemma2",), spec, tensors, ("model.",), mistral.IGNORED, "Gemma2ForCausalLM", tiny)
+FAMILY = Family("gemma2", ("gemma2",), spec, tensors, ("model.",), llama.IGNORED, "Gemma2ForCausalLM", tiny)

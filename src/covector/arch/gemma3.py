@@ -108,7 +108,7 @@ FAMILY = Family(
     spec,
     tensors,
     PREFIXES,
-    (*mistral.IGNORED, *IMAGES),
+    (*llama.IGNORED, *IMAGES),
     "Gemma3ForCausalLM",
     tiny,
 )

@@ -17,25 +17,25 @@ from covector.model.spec import (
 )
 
 TENSORS = {
-    "model.embed_tokens.weight": "W_E: token d_model",
-    "model.layers.{i}.input_layernorm.weight": "attn_norm.gain: d_model",
-    "model.layers.{i}.self_attn.q_proj.weight": "(W_Q: head d_head) d_model",
-    "model.layers.{i}.self_attn.k_proj.weight": "(W_K: kv_head d_head) d_model",
-    "model.layers.{i}.self_attn.v_proj.weight": "(W_V: kv_head d_head) d_model",
-    "model.layers.{i}.self_attn.o_proj.weight": "d_model (W_O: head d_head)",
-    "model.layers.{i}.post_attention_layernorm.weight": "mlp_norm.gain: d_model",
-    "model.layers.{i}.mlp.gate_proj.weight": "W_gate: d_mlp d_model",
-    "model.layers.{i}.mlp.up_proj.weight": "W_in: d_mlp d_model",
-    "model.layers.{i}.mlp.down_proj.weight": "W_out: d_model d_mlp",
-    "model.norm.weight": "final_norm.gain: d_model",
+    "embed_tokens.weight": "W_E: token d_model",
+    "layers.{i}.input_layernorm.weight": "attn_norm.gain: d_model",
+    "layers.{i}.self_attn.q_proj.weight": "(W_Q: head d_head) d_model",
+    "layers.{i}.self_attn.k_proj.weight": "(W_K: kv_head d_head) d_model",
+    "layers.{i}.self_attn.v_proj.weight": "(W_V: kv_head d_head) d_model",
+    "layers.{i}.self_attn.o_proj.weight": "d_model (W_O: head d_head)",
+    "layers.{i}.post_attention_layernorm.weight": "mlp_norm.gain: d_model",
+    "layers.{i}.mlp.gate_proj.weight": "W_gate: d_mlp d_model",
+    "layers.{i}.mlp.up_proj.weight": "W_in: d_mlp d_model",
+    "layers.{i}.mlp.down_proj.weight": "W_out: d_model d_mlp",
+    "norm.weight": "final_norm.gain: d_model",
 }
 ATTENTION_BIASES = {
-    "model.layers.{i}.self_attn.q_proj.bias": "(b_Q: head d_head)",
-    "model.layers.{i}.self_attn.k_proj.bias": "(b_K: kv_head d_head)",
-    "model.layers.{i}.self_attn.v_proj.bias": "(b_V: kv_head d_head)",
+    "layers.{i}.self_attn.q_proj.bias": "(b_Q: head d_head)",
+    "layers.{i}.self_attn.k_proj.bias": "(b_K: kv_head d_head)",
+    "layers.{i}.self_attn.v_proj.bias": "(b_V: kv_head d_head)",
 }
 # Rotary tables that older checkpoints carry; they are recomputed from the config.
-IGNORED = (r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",)
+IGNORED = (r"(model\.)?layers\.\d+\.self_attn\.rotary_emb\.inv_freq",)
 
 
 def rotary(config: Config, d_head: int, *, theta_key: str = "rope_theta", interleaved: bool = False) -> Rotary:
@@ -105,12 +105,12 @@ def tensors(config: Config) -> dict[str, str]:
     """Stored names and their layouts, with the biases that the config switches on."""
     named = dict(TENSORS)
     if config.get("attention_bias", False):
-        named |= ATTENTION_BIASES | {"model.layers.{i}.self_attn.o_proj.bias": "b_O: d_model"}
+        named |= ATTENTION_BIASES | {"layers.{i}.self_attn.o_proj.bias": "b_O: d_model"}
     if config.get("mlp_bias", False):
         named |= {
-            "model.layers.{i}.mlp.gate_proj.bias": "b_gate: d_mlp",
-            "model.layers.{i}.mlp.up_proj.bias": "b_in: d_mlp",
-            "model.layers.{i}.mlp.down_proj.bias": "b_out: d_model",
+            "layers.{i}.mlp.gate_proj.bias": "b_gate: d_mlp",
+            "layers.{i}.mlp.up_proj.bias": "b_in: d_mlp",
+            "layers.{i}.mlp.down_proj.bias": "b_out: d_model",
         }
     return named | unembedding(config)
 

@@ -10,12 +10,7 @@ from covector.arch.family import Family
 from covector.errors import UnsupportedConfig
 from covector.model.spec import MLP, Attention, Block, ModelSpec, Norm, Sublayer
 
-# Llama's names without `model.`: the checkpoint of a bare model leaves it out, of a multimodal one has more before it.
-TENSORS = {name.removeprefix("model."): words for name, words in llama.TENSORS.items()}
-QKV_BIASES = {name.removeprefix("model."): words for name, words in llama.ATTENTION_BIASES.items()}
-BIASES = QKV_BIASES | {"layers.{i}.self_attn.o_proj.bias": "b_O: d_model"}
-# Rotary tables that older checkpoints carry; they are recomputed from the config.
-IGNORED = (r"(model\.)?layers\.\d+\.self_attn\.rotary_emb\.inv_freq",)
+BIASES = llama.ATTENTION_BIASES | {"layers.{i}.self_attn.o_proj.bias": "b_O: d_model"}
 FULL, SLIDING = "full_attention", "sliding_attention"
 
 
@@ -76,7 +71,7 @@ def spec(config: Config) -> ModelSpec:
 
 def tensors(config: Config) -> dict[str, str]:
     """Stored names and their layouts: no biases anywhere."""
-    return TENSORS | llama.unembedding(config)
+    return llama.TENSORS | llama.unembedding(config)
 
 
 def tiny() -> dict[str, object]:
@@ -96,4 +91,4 @@ def tiny() -> dict[str, object]:
     }
 
 
-FAMILY = Family("mistral", ("mistral",), spec, tensors, ("model.",), IGNORED, "MistralForCausalLM", tiny)
+FAMILY = Family("mistral", ("mistral",), spec, tensors, ("model.",), llama.IGNORED, "MistralForCausalLM", tiny)

@@ -1,6 +1,6 @@
 """Phi layout (Phi-1, 1.5, 2): parallel attention and MLP behind one shared LayerNorm, partial rotary, all biases."""
 
-from covector.arch import gpt_neox, llama, mistral
+from covector.arch import gpt_neox, llama
 from covector.arch.config import Config
 from covector.arch.family import Family
 from covector.model.spec import MLP, Attention, Block, ModelSpec, Norm, Sublayer
@@ -21,7 +21,7 @@ TENSORS = {
     "final_layernorm.weight": "final_norm.gain: d_model",
     "final_layernorm.bias": "final_norm.bias: d_model",
     "lm_head.bias": "b_U: token",
-} | mistral.QKV_BIASES
+} | llama.ATTENTION_BIASES
 QK_NORMS = {
     "layers.{i}.self_attn.q_layernorm.weight": "q_norm.gain: d_head",
     "layers.{i}.self_attn.q_layernorm.bias": "q_norm.bias: d_head",
@@ -63,4 +63,4 @@ def tiny() -> dict[str, object]:
     }
 
 
-FAMILY = Family("phi", ("phi",), spec, tensors, ("model.",), mistral.IGNORED, "PhiForCausalLM", tiny)
+FAMILY = Family("phi", ("phi",), spec, tensors, ("model.",), llama.IGNORED, "PhiForCausalLM", tiny)

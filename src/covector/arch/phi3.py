@@ -6,7 +6,7 @@ from covector.arch.family import Family
 from covector.model.spec import ModelSpec, Norm
 
 _FUSED = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
-TENSORS = {name: words for name, words in mistral.TENSORS.items() if not any(part in name for part in _FUSED)} | {
+TENSORS = {name: words for name, words in llama.TENSORS.items() if not any(part in name for part in _FUSED)} | {
     "layers.{i}.self_attn.qkv_proj.weight": ("(W_Q: head d_head | W_K: kv_head d_head | W_V: kv_head d_head) d_model"),
     "layers.{i}.mlp.gate_up_proj.weight": "(W_gate: d_mlp | W_in: d_mlp) d_model",
 }
@@ -44,4 +44,4 @@ def tiny() -> dict[str, object]:
     }
 
 
-FAMILY = Family("phi3", ("phi3",), spec, tensors, ("model.",), mistral.IGNORED, "Phi3ForCausalLM", tiny)
+FAMILY = Family("phi3", ("phi3",), spec, tensors, ("model.",), llama.IGNORED, "Phi3ForCausalLM", tiny)

@@ -31,7 +31,7 @@ def spec(config: Config) -> ModelSpec:
 
 def tensors(config: Config) -> dict[str, str]:
     """Stored names and their layouts."""
-    return mistral.TENSORS | mistral.QKV_BIASES | llama.unembedding(config)
+    return llama.TENSORS | llama.ATTENTION_BIASES | llama.unembedding(config)
 
 
 def tiny() -> dict[str, object]:
@@ -53,4 +53,4 @@ def tiny() -> dict[str, object]:
     }
 
 
-FAMILY = Family("qwen2", ("qwen2",), spec, tensors, ("model.",), mistral.IGNORED, "Qwen2ForCausalLM", tiny)
+FAMILY = Family("qwen2", ("qwen2",), spec, tensors, ("model.",), llama.IGNORED, "Qwen2ForCausalLM", tiny)

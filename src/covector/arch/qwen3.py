@@ -25,7 +25,7 @@ def spec(config: Config) -> ModelSpec:
 def tensors(config: Config) -> dict[str, str]:
     """Stored names and their layouts, with biases on all four projections if the config switches them on."""
     biases = mistral.BIASES if config.get("attention_bias", False) else {}
-    return mistral.TENSORS | QK_NORMS | biases | llama.unembedding(config)
+    return llama.TENSORS | QK_NORMS | biases | llama.unembedding(config)
 
 
 def tiny() -> dict[str, object]:
@@ -48,4 +48,4 @@ def tiny() -> dict[str, object]:
     }
 
 
-FAMILY = Family("qwen3", ("qwen3",), spec, tensors, ("model.",), mistral.IGNORED, "Qwen3ForCausalLM", tiny)
+FAMILY = Family("qwen3", ("qwen3",), spec, tensors, ("model.",), llama.IGNORED, "Qwen3ForCausalLM", tiny)

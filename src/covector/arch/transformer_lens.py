@@ -25,9 +25,9 @@ from covector.model.weights import Weights
 
 MODEL_TYPE = "transformer_lens"
 _BLOCK = "blocks.{i}."
-# |mean| / rms, the worst row, below which rows count as centred. Centring leaves 1e-8 in float32 and 2e-4 after storage
-# in bfloat16; rows nobody has centred have 1/√d each, and the worst of them more (0.004 for a vocabulary of 256k).
-_CENTRED = 1e-3
+# A row of n entries that nobody has centred has |mean| √n / rms of about 1; centring leaves 1e-6 in float32, and 0.005
+# after storage in bfloat16. Rows count as centred if each of them is below this.
+_CENTRED = 0.05
 _ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_new", "gelu_fast": "gelu_fast", "silu": "silu", "relu": "relu",
                 "relu2": "relu2", "gelu_pytorch_tanh": "gelu_pytorch_tanh"}  # fmt: skip
 # What a HookedTransformer's cfg holds besides its function: bookkeeping, initialisation, switches of its own hooks,
@@ -74,8 +74,7 @@ def _bridged(config: Config) -> ModelSpec:
     if family.name not in _BRIDGED:
         raise UnsupportedConfig(
             f"{config.where}: a TransformerLens bridge over '{family.name}' does not show all of its tensors; expected "
-            f"one of {', '.join(_BRIDGED)}. Open the checkpoint itself, by name or folder, in --frame tl_default for "
-            "what enable_compatibility_mode() does to it"
+            f"one of {', '.join(_BRIDGED)}. Open the checkpoint itself, by name or folder"
         )
     return dataclasses.replace(family.spec(config), tied=False)
 
@@ -251,7 +250,8 @@ def _is_plain(weights: Weights, norm: str) -> bool:
 
 def _is_centred(array: np.ndarray, axis: int) -> bool:
     mean = array.mean(axis=axis, dtype=np.float64)
-    return bool(np.abs(mean).max() <= _CENTRED * np.linalg.norm(array) / np.sqrt(array.size))
+    norm = np.linalg.norm(array, axis=axis)
+    return bool(np.all(np.abs(mean) * array.shape[axis] <= _CENTRED * norm))
 
 
 def tiny() -> Mapping[str, Any]:
