@@ -41,7 +41,7 @@ def families_page() -> str:
     return "\n".join(rows) + "\n"
 
 
-def _norms(spec) -> str:  # noqa: ANN001
+def _norms(spec) -> str:
     subs = [s for b in spec.blocks for s in b.sublayers]
     found = []
     for where, norms in (("pre", [s.reads for s in subs]), ("sandwich", [s.post for s in subs]), ("post", [s.after for s in subs])):
@@ -50,7 +50,7 @@ def _norms(spec) -> str:  # noqa: ANN001
     return ", ".join(found) or "none"
 
 
-def _attention(spec) -> str:  # noqa: ANN001
+def _attention(spec) -> str:
     attns = [b.attn for b in spec.blocks if b.attn]
     if not attns:
         return "none"
@@ -63,7 +63,7 @@ def _attention(spec) -> str:  # noqa: ANN001
     return ", ".join(words) or "plain"
 
 
-def _mlp(spec) -> str:  # noqa: ANN001
+def _mlp(spec) -> str:
     mlp = next((b.mlp for b in spec.blocks if b.mlp), None)
     return "none" if mlp is None else f"{'gated ' if mlp.gated else ''}{mlp.activation}"
 

@@ -177,7 +177,7 @@ def _kept(basis: Basis, without: tuple[str, ...]) -> Bool[np.ndarray, " token"]:
     if "ascii" in without:
         keep &= np.fromiter((label.isascii() for label in basis.labels), bool, len(basis))
     if "trained" in without:
-        keep &= ~undertrained(basis.vectors)
+        keep &= ~undertrained(basis)
     return keep
 
 
@@ -217,7 +217,14 @@ def _measured(side: _Side, q: np.ndarray) -> list[Column]:
     made = [
         Column(f"{at}_label", [side.labels[i] for i in reading.best_id], about="the label with the largest |cosine|"),
         Column(f"{at}_cos", reading.best, "cos", 3, "signed cosine with that label", chance=reading.tau),
-        Column(f"{at}_zeta", reading.zeta, "sd", 2, "√d·cos", chance=float(np.sqrt(reading.d) * reading.tau)),
+        Column(f"{at}_zeta", reading.zeta, "sd", 2, "√d·cos", chance=f"{at}_level"),
+        Column(
+            f"{at}_level",
+            np.full(len(reading.best), np.sqrt(reading.d) * reading.tau),
+            "sd",
+            2,
+            "|ζ| that the best label of a random direction stays below with 95 %",
+        ),
         Column(f"{at}_p_dir", reading.p_dir, about="chance that a random direction reaches this |cos| with any label"),
         Column(f"{at}_q", q, about="Benjamini–Hochberg over all dyads and sides of the request"),
         Column(f"{at}_p_svd", reading.p_svd, about="the same for a random basis of the same subspace (NaN when r = d)"),
@@ -235,7 +242,16 @@ def _measured(side: _Side, q: np.ndarray) -> list[Column]:
             Column(f"{at}_{pole}", [[side.labels[i] for i in row] for row in ids], about=f"labels, {pole} pole")
         )
         made.append(Column(f"{at}_{pole}_score", [list(map(float, row)) for row in scores], digits=3))
+    made.append(_flagged(side, reading))
     return made
+
+
+def _flagged(side: _Side, reading: SideReading) -> Column:
+    """Listed labels whose vectors look hardly trained: kept, and marked, unless they were asked to be left out."""
+    hardly = undertrained(reading.basis)
+    both = np.concatenate([reading.top, reading.bottom], axis=1)
+    names = [[side.labels[i] for i in row if hardly[i]] for row in both]
+    return Column(f"{side.name}_flagged", names, about="listed labels that look hardly trained")
 
 
 def _own_coordinates(side: _Side, k: int = 6) -> list[Column]:

@@ -6,6 +6,8 @@ from covector.render.labels import cell_len, clip, pad, shown
 
 # Tokens per list at the most; fewer where the line is narrow.
 TOKENS = 6
+# Cells that one pole needs to name a label on either side.
+READABLE = 16
 # A list narrower than this shows nothing worth reading.
 NARROW = 8
 
@@ -13,11 +15,15 @@ NARROW = 8
 def dyad_line(row: dict[str, Any], width: int) -> str:
     """``3 σ 2.41 gap .08 | + reads … → writes … | − reads … → writes … | ζ 5.9 p_dir 1e-5 p_svd .02``.
 
-    A ``~`` behind the gap marks a dyad that rounding of the stored weights may turn.
+    In parentheses the |ζ| that the best label of a random direction stays below with 95 %. A ``~`` behind the gap marks
+    a dyad that rounding of the stored weights may turn, a ``†`` a label that looks hardly trained.
     """
     head = f"{row['dyad']:>2} σ {_short(row['sigma'], 3)} gap {_short(row['gap'], 2)}{'~' if row['noisy'] else ' '}"
     tail = _chance(row) + "".join(_asked(row, name) for name in row if name.startswith("zeta: "))
     free = width - cell_len(head) - cell_len(tail) - len(" |  | ") - 2
+    if free < 2 * READABLE:  # a narrow terminal: the labels matter more than the second probability
+        tail = tail.split(" p_svd")[0]
+        free = width - cell_len(head) - cell_len(tail) - len(" |  | ") - 2
     order = ("plus", "minus") if (row.get("write_skew") or row.get("read_skew") or 0) >= 0 else ("minus", "plus")
     each = max(NARROW, free // 2)
     poles = " | ".join(pad(clip(_pole(row, pole, each), each), each) for pole in order)
@@ -28,21 +34,25 @@ def _pole(row: dict[str, Any], pole: str, width: int) -> str:
     """`+ a b → c d`: as many tokens of each side as fit."""
     sign = "+" if pole == "plus" else "−"
     room = (width - len("+  → ")) // 2
-    read, write = (_tokens(row.get(f"{side}_{pole}") or [], room) for side in ("read", "write"))
-    spare = room - cell_len(read)
-    if spare > 0:
-        write = _tokens(row.get(f"write_{pole}") or [], room + spare)
+    read = _tokens(_marked(row, "read", pole), room)
+    write = _tokens(_marked(row, "write", pole), room + max(room - cell_len(read), 0))
     return f"{sign} {read} → {write}"
+
+
+def _marked(row: dict[str, Any], side: str, pole: str) -> list[str]:
+    """Labels as they are shown; a dagger behind those that look hardly trained."""
+    hardly = set(row.get(f"{side}_flagged") or [])
+    return [shown(t) + ("†" if t in hardly else "") for t in (row.get(f"{side}_{pole}") or [])[:TOKENS]]
 
 
 def _tokens(tokens: list[str], width: int) -> str:
     text = ""
-    for token in tokens[:TOKENS]:
-        longer = f"{text} {shown(token)}".strip()
+    for token in tokens:
+        longer = f"{text} {token}".strip()
         if cell_len(longer) > width:
             break
         text = longer
-    return text or clip(shown(tokens[0]), max(width, 1)) if tokens else ""
+    return text or clip(tokens[0], max(width, 1)) if tokens else ""
 
 
 def _chance(row: dict[str, Any]) -> str:
@@ -50,7 +60,8 @@ def _chance(row: dict[str, Any]) -> str:
     side = "write" if row.get("write_zeta") is not None else "read"
     if row.get(f"{side}_zeta") is None:
         return ""
-    return f"ζ {row[f'{side}_zeta']:+5.1f} p_dir {_p(row[f'{side}_p_dir'])} p_svd {_p(row[f'{side}_p_svd'])}"
+    level = f"({row[f'{side}_level']:.1f})"
+    return f"ζ {row[f'{side}_zeta']:+5.1f} {level} p_dir {_p(row[f'{side}_p_dir'])} p_svd {_p(row[f'{side}_p_svd'])}"
 
 
 def _p(value: float | None) -> str:

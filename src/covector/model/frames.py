@@ -104,8 +104,11 @@ def _refuse(spec: ModelSpec, name: str, why: str) -> None:
 
 def centred(spec: ModelSpec, chosen: Frame, side: str) -> bool:
     """Whether every direction on this side of a map has no part along 1, so that it lives in d_model − 1 dimensions."""
-    layer = any(s.reads and s.reads.kind == "layer" for b in spec.blocks for s in b.sublayers)
-    return layer and (chosen.centres_reads if side == "read" else chosen.centres_writes)
+    norms = [s.reads for b in spec.blocks for s in b.sublayers]
+    if side == "read":
+        return chosen.centres_reads and any(norm and norm.kind == "layer" for norm in norms)
+    # One reader that sees the direction 1 (an RMSNorm, or no norm, before the unembedding) keeps writers as they are.
+    return chosen.centres_writes and all(norm and norm.kind == "layer" for norm in (*norms, spec.final_norm))
 
 
 def _spec(spec: ModelSpec, chosen: Frame) -> ModelSpec:
