@@ -46,7 +46,7 @@ def checkpoint(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config | {"n_head": HEADS}))
 
 
-def floor(folder: Path) -> float:
+def floor() -> float:
     """Seconds for one pass over the vocabulary per side, without any statistics."""
     table = np.random.default_rng(1).standard_normal((VOCABULARY, D), dtype=np.float32)
     rows = np.random.default_rng(2).standard_normal((10, D), dtype=np.float32)
@@ -69,10 +69,10 @@ def main() -> int:
             subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
             seconds.append(time.perf_counter() - start)
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-        least = floor(folder)
+        least = floor()
     middle = statistics.median(seconds)
     sys.stdout.write(
-        f"{platform.processor() or platform.machine()}, {RUNS} runs: median {middle:.2f} s (min {min(seconds):.2f}), "
+        f"{platform.machine()}, {RUNS} runs: median {middle:.2f} s (min {min(seconds):.2f}), "
         f"limit {LIMIT_SECONDS} s; floor {least:.2f} s, ratio {middle / least:.1f}; peak {peak:.0f} MiB of {LIMIT_MIB}\n"
     )
     return 0 if min(seconds) <= LIMIT_SECONDS and peak <= LIMIT_MIB else 1

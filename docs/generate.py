@@ -17,7 +17,7 @@ def cli_page() -> str:
     os.environ["COLUMNS"] = "100"
     from covector.cli.main import app, run
 
-    parts = ["# Commands", "", "Generated from the program (`make docs`). The Python line for each stands in [python.md](python.md)."]
+    parts = ["# Commands", "", "Generated from the program (`make docs`). From Python: [python.md](python.md)."]
     names = sorted(c.name for c in app.registered_commands if c.name)
     for words in ([], *([n] for n in names)):
         out = io.StringIO()
@@ -32,8 +32,13 @@ def families_page() -> str:
     from covector.arch.config import Config
     from covector.arch.family import families
 
-    rows = ["# Families", "", "Generated from `src/covector/arch` (`make docs`). Anything else opens with a [layout](layouts.md).", "",
-            "| family | `model_type` | proven against | norms | attention | MLP | blocks |", "|---|---|---|---|---|---|---|"]  # fmt: skip
+    rows = ["# Families", ""]
+    rows += ["Generated from `src/covector/arch` (`make docs`). Anything else opens with a [layout](layouts.md)."]
+    rows += [
+        "",
+        "| family | `model_type` | proven against | norms | attention | MLP | blocks |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for name, family in sorted(families().items()):
         spec = family.spec(Config(dict(family.tiny())))
         rows.append(f"| {name} | {', '.join(family.model_types)} | {family.hf_class or '–'} | {_norms(spec)} "
@@ -44,7 +49,8 @@ def families_page() -> str:
 def _norms(spec) -> str:
     subs = [s for b in spec.blocks for s in b.sublayers]
     found = []
-    for where, norms in (("pre", [s.reads for s in subs]), ("sandwich", [s.post for s in subs]), ("post", [s.after for s in subs])):
+    places = {"pre": [s.reads for s in subs], "sandwich": [s.post for s in subs], "post": [s.after for s in subs]}
+    for where, norms in places.items():
         kinds = {n.kind for n in norms if n}
         found += [f"{where} {'LayerNorm' if k == 'layer' else 'RMSNorm'}" for k in sorted(kinds)]
     return ", ".join(found) or "none"
@@ -72,8 +78,12 @@ def hooks_page() -> str:
     """The hook points of a forward pass."""
     from covector.run.hooks import HOOKS
 
-    rows = ["# Hook points", "", "Generated from `covector.run.hooks` (`make docs`). The same names for every family; those of a block stand",
-            "behind `L{i}.`.", "", "| name | axes | what passes there |", "|---|---|---|"]  # fmt: skip
+    rows = [
+        "# Hook points",
+        "",
+        "Generated from `covector.run.hooks` (`make docs`). The same names for every family; those of",
+    ]
+    rows += ["a block stand behind `L{i}.`.", "", "| name | axes | what passes there |", "|---|---|---|"]
     rows += [f"| `{h.name}` | {h.axes} | {h.meaning} |" for h in HOOKS]
     return "\n".join(rows) + "\n"
 
@@ -84,7 +94,7 @@ def python_page() -> str:
 
     import covector
 
-    parts = ["# Python", "", "Generated from the docstrings (`make docs`). The command for each stands in [cli.md](cli.md)."]
+    parts = ["# Python", "", "Generated from the docstrings (`make docs`). The commands: [cli.md](cli.md)."]
     for name in sorted(covector.__all__, key=str.lower):
         value = getattr(covector, name)
         head = f"covector.{name}" + (str(inspect.signature(value)) if inspect.isfunction(value) else "")

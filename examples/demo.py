@@ -1,7 +1,7 @@
 """The main job on the bundled model: what its heads read and write, against chance. Run by `make demo`.
 
-Prints the sizes of the model, scans every head for the one whose written directions are least like chance, reads it, and
-leaves a table and a picture in out/demo.
+Prints the sizes of the model, scans every head for the one whose written directions are least like chance, reads it,
+and leaves the tables in out/demo.
 """
 
 import sys
