@@ -41,8 +41,16 @@ def families_page() -> str:
     ]
     for name, family in sorted(families().items()):
         spec = family.spec(Config(dict(family.tiny())))
-        rows.append(f"| {name} | {', '.join(family.model_types)} | {family.hf_class or '–'} | {_norms(spec)} "
-                    f"| {_attention(spec)} | {_mlp(spec)} | {'parallel' if spec.blocks[0].parallel else 'in turn'} |")  # fmt: skip
+        order = "parallel" if spec.blocks[0].parallel else "in turn"
+        cells = [
+            name,
+            ", ".join(family.model_types),
+            family.hf_class or "–",
+            _norms(spec),
+            _attention(spec),
+            _mlp(spec),
+        ]
+        rows.append(f"| {' | '.join([*cells, order])} |")
     return "\n".join(rows) + "\n"
 
 

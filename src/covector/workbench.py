@@ -106,6 +106,7 @@ def prove(ref: Any, layout: str | Path | None = None, *, dtype: str = "float64",
         from covector.run.hf_load import load_judge
         from covector.run.proof import Recorded, prove_recorded
         from covector.run.proof import prove as compare_pieces
+        from covector.run.random_inputs import proof_length, unexercised
     except ImportError as error:
         raise MissingExtra(
             f"--check runs the model: expected torch and transformers, {error.name} is missing; "
@@ -114,17 +115,19 @@ def prove(ref: Any, layout: str | Path | None = None, *, dtype: str = "float64",
     checkpoint = open_checkpoint(ref, layout)
     model = open(ref, layout)
     if checkpoint.layout:
-        pairs = _recorded(checkpoint, checkpoint.layout)
-        return proof(model, prove_recorded(model.stored, Recorded(**pairs)), "its recorded input/output pairs")
+        inputs, expected = _recorded(checkpoint, checkpoint.layout)
+        return proof(model, prove_recorded(model.stored, Recorded(inputs, expected)), "its recorded input/output pairs")
     if checkpoint.folder is None:
         raise _no_judge(checkpoint.name)
     family = family_of(str(checkpoint.config.get("model_type")), checkpoint.where)
     kind = PRECISIONS[dtype]
     judge = load_judge(checkpoint.folder, family.hf_class, dtype=kind)
-    return proof(model, compare_pieces(model.stored, judge, dtype=kind, seed=seed), f"transformers' {family.hf_class}")
+    checks = compare_pieces(model.stored, judge, dtype=kind, seed=seed)
+    left_out = unexercised(model.spec, proof_length(model.spec))
+    return proof(model, checks, f"transformers' {family.hf_class}", left_out)
 
 
-def _recorded(checkpoint: Checkpoint, layout: Path) -> dict[str, dict[str, np.ndarray]]:
+def _recorded(checkpoint: Checkpoint, layout: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Inputs and expected values that the declaration's [check] table finds in the file beside the weights."""
     names = recorded_names(read_declaration(layout.read_text(encoding="utf-8"), str(layout)), str(layout))
     path = checkpoint.folder / names.file if checkpoint.folder and names else None
@@ -132,10 +135,8 @@ def _recorded(checkpoint: Checkpoint, layout: Path) -> dict[str, dict[str, np.nd
         raise _no_judge(checkpoint.name)
     file = SafetensorsFile(path)
     tensors = {name: file.read(name) for name in file.entries}
-    return {
-        "inputs": {name: arranged(words, tensors, str(layout)) for name, words in names.inputs.items()},
-        "expected": {hook: arranged(words, tensors, str(layout)) for hook, words in names.expected.items()},
-    }
+    inputs = {name: arranged(words, tensors, str(layout)) for name, words in names.inputs.items()}
+    return inputs, {hook: arranged(words, tensors, str(layout)) for hook, words in names.expected.items()}
 
 
 def _no_judge(name: str) -> NotProven:

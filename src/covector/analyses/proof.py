@@ -11,8 +11,11 @@ from covector.run.proof import Check, first_failure
 PRECISIONS = {"float64": torch.float64, "float32": torch.float32}
 
 
-def proof(model: Model, checks: list[Check], judge: str) -> Table:
-    """One row per piece: the largest difference, and what is allowed. Raises NotProven, naming the first that fails."""
+def proof(model: Model, checks: list[Check], judge: str, left_out: tuple[str, ...] = ()) -> Table:
+    """One row per piece: the largest difference, and what is allowed; `left_out` says what the run could not show.
+
+    Raises NotProven, naming the first piece that fails.
+    """
     failed = first_failure(checks)
     if failed is not None:
         raise NotProven(
@@ -36,7 +39,10 @@ def proof(model: Model, checks: list[Check], judge: str) -> Table:
         title=f"{model.name} · proven against {judge} · {len(checks)} comparisons",
         says=f"Every piece agrees; the closest to its limit is {worst.name}: {worst.difference:.1e} of "
         f"{worst.tolerance:.0e}.",
-        not_says="It says that the weights are read as the judge reads them, not that the checkpoint is a good model.",
+        not_says="; ".join(
+            ["It says that the weights are read as the judge reads them, not that the checkpoint is good", *left_out]
+        )
+        + ".",
         next=f"covector svd {model.words} L0H0",
         key=("piece",),
     )

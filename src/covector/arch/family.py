@@ -23,8 +23,9 @@ _MACHINERY = {"words", "config", "family", "adapter", "declared"}
 class Family:
     """How one family of checkpoints is read.
 
-    ``tensors(config)`` maps stored names (``{i}`` stands for the layer, ``a | b`` for either name) to layouts in words; ``prefixes`` are what
-    may stand before every name or be missing; ``ignored`` are regular expressions of names that carry no weight.
+    ``tensors(config)`` maps stored names (``{i}`` stands for the layer, ``a | b`` for either name) to layouts in
+    words; ``prefixes`` are what may stand before every name or be missing; ``ignored`` are regular expressions of
+    names that carry no weight.
     ``hf_class`` is the transformers class that judges the loader.
     """
 
