@@ -70,3 +70,21 @@ def test_what_weights_cannot_show_is_said_where_it_holds() -> None:
     assert any("gate opens" in c for c in cautions(spec, site("L0.mlp.in", spec)))
     gpt2 = random_model("gpt2").spec
     assert cautions(gpt2, site("L0H0.qk", gpt2)) == ()
+
+
+@pytest.mark.identity("SV-10")
+@pytest.mark.parametrize("name", ["relu", "gelu", "gelu_new", "silu", "quick_gelu", "sigmoid", "relu2", "tanh", "linear"])
+def test_flipping_a_neurons_sign_keeps_the_function_for_odd_activations_only(name: str) -> None:
+    """W_in, b_in and W_out of a neuron may be negated together only where act(−x) = −act(x); singular values stay."""
+    base = random_weights("gpt2", activation_function=name)
+    flip = np.where(np.arange(base.spec.d_mlp) % 3 == 0, -1.0, 1.0)
+    arrays = {n: np.array(base[n]) for n in base.names()}
+    for role in ("W_in", "b_in"):
+        arrays[f"L1.{role}"] = arrays[f"L1.{role}"] * flip
+    arrays["L1.W_out"] = arrays["L1.W_out"] * flip[:, None]
+    ids = {"token": torch.tensor([[3, 14, 15, 9, 26]])}
+    plain, flipped = (Decoder(w).run(ids).logits.numpy() for w in (base, ArrayWeights(base.spec, arrays)))
+    same = np.allclose(plain, flipped, rtol=0, atol=1e-10)
+    assert same == (name in ("tanh", "linear"))
+    sigma = [np.linalg.svd(w, compute_uv=False) for w in (base["L1.W_in"], arrays["L1.W_in"])]
+    np.testing.assert_allclose(sigma[1], sigma[0], rtol=1e-12)
