@@ -73,7 +73,8 @@ def main() -> int:
     middle = statistics.median(seconds)
     sys.stdout.write(
         f"{platform.machine()}, {RUNS} runs: median {middle:.2f} s (min {min(seconds):.2f}), "
-        f"limit {LIMIT_SECONDS} s; floor {least:.2f} s, ratio {middle / least:.1f}; peak {peak:.0f} MiB of {LIMIT_MIB}\n"
+        f"limit {LIMIT_SECONDS} s; floor {least:.2f} s, ratio {middle / least:.1f}; "
+        f"peak {peak:.0f} MiB of {LIMIT_MIB}\n"
     )
     return 0 if min(seconds) <= LIMIT_SECONDS and peak <= LIMIT_MIB else 1
 

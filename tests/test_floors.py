@@ -39,8 +39,9 @@ def name_of(path: Path) -> str:
 
 
 def imported(node: ast.AST) -> list[str]:
-    if isinstance(node, ast.ImportFrom) and node.level == 0:
-        return [node.module or ""]
+    if isinstance(node, ast.ImportFrom):
+        assert node.level == 0, "imports are absolute, so that a reader and this test see where they go"
+        return [f"covector.{a.name}" for a in node.names] if node.module == "covector" else [node.module or ""]
     return [a.name for a in node.names] if isinstance(node, ast.Import) else []
 
 
@@ -82,6 +83,9 @@ def test_imports_only_go_down(path: Path) -> None:
 def test_an_upward_import_is_seen() -> None:
     assert upward(SRC / "linalg" / "maps.py", "from covector.model.spec import Norm\n")
     assert upward(SRC / "model" / "spec.py", "from covector.render import Table\n")
+    assert upward(SRC / "io" / "hub.py", "from covector import workbench\n")
+    with pytest.raises(AssertionError, match="imports are absolute"):
+        upward(SRC / "io" / "hub.py", "from ..cli.main import run\n")
 
 
 @pytest.mark.parametrize("path", [p for p in modules() if p.parent.name != "cli"], ids=name_of)

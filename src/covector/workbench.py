@@ -26,6 +26,7 @@ from covector.io.checkpoint import Checkpoint, open_checkpoint
 from covector.io.safetensors_file import SafetensorsFile
 from covector.model.frames import Frame
 from covector.model.opened import Model
+from covector.model.weights import Weights
 from covector.render import Table
 
 
@@ -33,18 +34,24 @@ def open(ref: Any, layout: str | Path | None = None, *, frame: str = "raw", stri
     """Open a model without building it: tensors are read one by one, when they are asked for.
 
     `ref`: a hub name (``gpt2``, ``name@revision``), a local folder, ``demo-lm``, a transformers or a TransformerLens
-    model in memory. `layout`: the ``layout.toml`` of a home-made model (default: the one beside the weights). `strict`
-    refuses configuration keys that no adapter knows.
+    model in memory, or canonical weights (a toy of `covector.arch.toy`). `layout`: the ``layout.toml`` of a home-made
+    model (default: the one beside the weights). `strict` refuses configuration keys that no adapter knows.
 
     Raises UnknownModel, HubUnreachable, UnsupportedFamily, UnsupportedConfig, CheckpointMismatch, CorruptCheckpoint,
     UnsafeCheckpoint, UnknownFrame, FrameUnavailable.
     """
-    checkpoint = open_checkpoint(ref, layout)
-    layout_file = checkpoint.layout
-    model = _declared(checkpoint, layout_file) if layout_file else _known(checkpoint, strict)
-    if layout is not None:
-        model = dataclasses.replace(model, typed=f"{model.words} --layout {shlex.quote(str(layout))}")
+    if isinstance(ref, Weights):
+        model = Model(ref.spec.family, ref, ref, identity={"files": {}, "versions": versions()})
+    else:
+        model = _open(open_checkpoint(ref, layout), layout, strict)
     return model if frame == "raw" else model.framed(frame)
+
+
+def _open(checkpoint: Checkpoint, layout: str | Path | None, strict: bool) -> Model:
+    model = _declared(checkpoint, checkpoint.layout) if checkpoint.layout else _known(checkpoint, strict)
+    if layout is None:
+        return model
+    return dataclasses.replace(model, typed=f"{model.words} --layout {shlex.quote(str(layout))}")
 
 
 def _known(checkpoint: Checkpoint, strict: bool) -> Model:
@@ -94,7 +101,9 @@ def _declared(checkpoint: Checkpoint, layout: Path) -> Model:
     return _opened(checkpoint, weights, labels, {"layout": {"file": layout.name, "sha256": digest}})
 
 
-def prove(ref: Any, layout: str | Path | None = None, *, dtype: str = "float64", seed: int = 0) -> Table:
+def prove(
+    ref: Any, layout: str | Path | None = None, *, strict: bool = False, dtype: str = "float64", seed: int = 0
+) -> Table:
     """Prove that a checkpoint is read rightly: every linear piece, pattern, block and logit against transformers.
 
     One row per kind of piece. A declared layout has no judge of its own: it is proven against recorded pairs where the
@@ -113,7 +122,7 @@ def prove(ref: Any, layout: str | Path | None = None, *, dtype: str = "float64",
             "pip install 'covector[run]'"
         ) from error
     checkpoint = open_checkpoint(ref, layout)
-    model = open(ref, layout)
+    model = _open(checkpoint, layout, strict)
     if checkpoint.layout:
         inputs, expected = _recorded(checkpoint, checkpoint.layout)
         return proof(model, prove_recorded(model.stored, Recorded(inputs, expected)), "its recorded input/output pairs")

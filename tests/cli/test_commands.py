@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from random_checkpoints import random_tensors
 from safetensors.numpy import save_file
 
+import covector
 from covector.arch.family import families
+from covector.arch.toy import Plant, planted
 from covector.cli.main import run
+from random_checkpoints import random_tensors
 
 
 def saved(folder: Path, family: str = "gpt2", *, drop: str = "", **config: object) -> Path:
@@ -59,6 +61,33 @@ def test_the_grid_shows_labels_by_dyads(tmp_path: Path, capsys: pytest.CaptureFi
     assert "+1" in out
     assert "−1" in out
     assert out.count("token ") >= 24
+
+
+def test_the_grid_writes_files_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["svd", str(saved(tmp_path / "m")), "L0H0", "--grid", "--rank", "2"]
+    assert run([*words, "--out", str(tmp_path / "o"), "--plot", str(tmp_path / "p.svg")]) == 0
+    assert (tmp_path / "o" / "readout.json").exists()
+    assert (tmp_path / "p.svg").exists()
+    assert "+1" in capsys.readouterr().out
+
+
+def test_check_shows_sizes_and_the_proof(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["inspect", str(saved(tmp_path / "m")), "--check"]) == 0
+    out = capsys.readouterr().out
+    assert "3 layers of d_model 20" in out
+    assert "proven against transformers' GPT2LMHeadModel" in out
+    assert run(["inspect", str(tmp_path / "m"), "--check", "--json"]) == 0
+    meta = json.loads(capsys.readouterr().out)["meta"]
+    assert meta["proven"] is True
+    assert meta["spec"]["d_model"] == 20
+
+
+def test_a_toy_opens_saves_and_reads_like_any_model() -> None:
+    toy = covector.open(planted([Plant(3, 5, 2.0)], "L0H0.ov"))
+    row = covector.readout(toy, "L0H0", rank=1).rows[0]
+    assert row["sigma"] == pytest.approx(2.0, rel=1e-9)
+    pole = "plus" if row["write_cos"] > 0 else "minus"
+    assert (row[f"read_{pole}"][0], row[f"write_{pole}"][0]) == ("token 3", "token 5")
 
 
 def test_inspect_lists_every_tensor_and_the_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -140,7 +169,9 @@ def damaged(folder: Path, how: str) -> Path:
     if how == "quantised":
         config["quantization_config"] = {"bits": 4}
     if how == "strict":
-        config["secret_gate"] = 3
+        config["secret_gate\x1b[2J"] = 3
+    if how == "size":
+        config["n_head"] = "two"
     (folder / "config.json").write_text(json.dumps(config))
     return folder
 
@@ -154,7 +185,8 @@ def damaged(folder: Path, how: str) -> Path:
         ("family", "expected a supported model_type, got 'mamba'; supported: .*gpt2.*llama"),
         ("config", r"tensor '.*' has shape \(.*\), the layout '.*' and the config give \("),
         ("quantised", "'quantization_config'"),
-        ("strict", "secret_gate"),
+        ("strict", r"secret_gate\\x1b\[2J"),
+        ("size", "expected 'n_head' to be a whole number above 0, got 'two'"),
     ],
 )
 def test_a_checkpoint_that_cannot_be_read_is_refused_by_name(

@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 
 from covector.linalg.svd import svd
 from covector.model.address import site
 from covector.model.circuits import cautions, map_at
-from random_checkpoints import random_model
+from covector.model.weights import ArrayWeights
+from covector.run.decoder import Decoder
+from random_checkpoints import random_model, random_weights
 
 # Products of small float64 matrices of size ~1: a few hundred roundings of 2⁻⁵³.
 CLOSE = {"rtol": 1e-12, "atol": 1e-12}
@@ -73,9 +76,11 @@ def test_what_weights_cannot_show_is_said_where_it_holds() -> None:
 
 
 @pytest.mark.identity("SV-10")
-@pytest.mark.parametrize("name", ["relu", "gelu", "gelu_new", "silu", "quick_gelu", "sigmoid", "relu2", "tanh", "linear"])
+@pytest.mark.parametrize(
+    "name", ["relu", "relu2", "gelu", "gelu_new", "quick_gelu", "silu", "sigmoid", "tanh", "linear"]
+)
 def test_flipping_a_neurons_sign_keeps_the_function_for_odd_activations_only(name: str) -> None:
-    """W_in, b_in and W_out of a neuron may be negated together only where act(−x) = −act(x); singular values stay."""
+    """W_in, b_in and W_out of a neuron may be negated together only where act(−x) = −act(x)."""
     base = random_weights("gpt2", activation_function=name)
     flip = np.where(np.arange(base.spec.d_mlp) % 3 == 0, -1.0, 1.0)
     arrays = {n: np.array(base[n]) for n in base.names()}

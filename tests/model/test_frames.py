@@ -1,5 +1,7 @@
 """Frames: those that claim to preserve the function do, views follow their recipe, and the rest is refused."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,17 @@ import torch
 from covector.arch.family import families
 from covector.errors import FrameUnavailable, UnknownFrame
 from covector.linalg.svd import svd
-from covector.model.frames import PRESERVING, VIEWS, Frame, check_available, frame, framed
+from covector.model.frames import (
+    PRESERVING,
+    VIEWS,
+    Frame,
+    check_available,
+    frame,
+    framed,
+    reads_centred,
+    writes_centred,
+)
+from covector.model.spec import Norm, Output
 from covector.model.weights import ArrayWeights, Weights
 from covector.run.decoder import Decoder
 from random_checkpoints import random_model, random_weights
@@ -120,8 +132,6 @@ def test_conjecture2022_is_a_rank_one_change_of_every_head() -> None:
 
 
 def test_a_gated_mlp_with_its_bias_behind_the_gate_folds_exactly() -> None:
-    import dataclasses
-
     base = random_weights("llama")
     blocks = []
     for block in base.spec.blocks:
@@ -163,3 +173,63 @@ def test_an_unknown_frame_lists_the_known_ones() -> None:
 def test_singular_values_differ_between_frames_because_gains_are_not_rotations() -> None:
     model = random_model("gpt2")
     assert abs(svd(model.map("L1H1")).S[0] / svd(model.framed("folded").map("L1H1")).S[0] - 1) > 1e-3
+
+
+def odd(**changes: object) -> Weights:
+    """A random GPT-2 with some part of its anatomy replaced (see the tests below)."""
+    base = random_weights("gpt2")
+    blocks = []
+    for block in base.spec.blocks:
+        subs = [dataclasses.replace(s, **{k: v for k, v in changes.items() if k in ("post",)}) for s in block.sublayers]
+        blocks.append(dataclasses.replace(block, sublayers=tuple(subs)))
+    assembly = dataclasses.replace(base.spec.assembly, **{k: v for k, v in changes.items() if k in ("norm", "inputs")})
+    spec = dataclasses.replace(base.spec, blocks=tuple(blocks), assembly=assembly, tied=False)
+    if "final_norm" in changes:
+        spec = dataclasses.replace(spec, final_norm=changes["final_norm"])
+    if "outputs" in changes:
+        spec = dataclasses.replace(spec, outputs=changes["outputs"])
+    arrays = {n: np.array(base[n]) for n in base.names()} | changes.get("arrays", {})
+    kept = {n for n in arrays if not (changes.get("final_norm", 1) is None and n.startswith("final_norm"))}
+    return ArrayWeights(spec, {n: arrays[n] for n in kept})
+
+
+RMS, LAYER = Norm("rms", 1e-6), Norm("layer", 1e-5)
+ODD = {
+    "rms behind sublayers": lambda: odd(post=RMS),
+    "layer norm behind sublayers": lambda: odd(post=LAYER),
+    "rms behind embeddings": lambda: odd(norm=RMS),
+    "layer norm behind embeddings": lambda: odd(norm=LAYER),
+    "rms at the end": lambda: odd(final_norm=RMS),
+    "no norm at the end": lambda: odd(final_norm=None),
+    "a transform before the output": lambda: odd(
+        outputs=(Output("token", 61, transform="gelu", transform_norm=LAYER),),
+        arrays={
+            "out.token.transform.W": np.random.default_rng(1).standard_normal((20, 20)),
+            "out.token.norm.gain": np.random.default_rng(2).uniform(0.5, 2, 20),
+            "out.token.norm.bias": np.random.default_rng(3).standard_normal(20),
+        },
+    ),
+}
+
+
+@pytest.mark.identity("SV-24")
+@pytest.mark.parametrize("name", ["folded", "gauge_fixed", "tl_default"])
+@pytest.mark.parametrize("anatomy", ODD)
+def test_over_odd_anatomies_a_frame_is_refused_or_keeps_every_log_probability(anatomy: str, name: str) -> None:
+    weights = ODD[anatomy]()
+    if not available(weights, name):
+        assert name == "gauge_fixed"
+        return
+    np.testing.assert_allclose(log_probs(framed(weights, Frame(name))), log_probs(weights), **CLOSE)
+
+
+@pytest.mark.parametrize("name", PRESERVING)
+def test_a_side_is_called_centred_exactly_when_its_directions_have_no_part_along_one(name: str) -> None:
+    for weights in (random_weights("gpt2"), random_weights("llama"), odd(final_norm=None)):
+        if not available(weights, name):
+            continue
+        chosen, view = Frame(name), framed(weights, Frame(name))
+        for tensor in ("L1.W_Q", "L1.W_in", "W_U"):
+            part = np.abs(view[tensor].sum(axis=-2)).max()
+            assert (part < 1e-9) == reads_centred(weights.spec, chosen, tensor), (name, tensor, part)
+        assert (np.abs(view["L1.W_O"].sum(axis=-1)).max() < 1e-9) == writes_centred(weights.spec, chosen)

@@ -11,7 +11,7 @@ import numpy as np
 
 from covector.analyses.readout_lines import dyad_line
 from covector.analyses.readout_picture import tokens_by_dyads
-from covector.analyses.side import Exact, SideReading, read_side
+from covector.analyses.side import Exact, SideReading, orthonormal, read_side
 from covector.axes import Bool, Float
 from covector.errors import BadRank, BadRequest
 from covector.linalg import chance
@@ -19,12 +19,14 @@ from covector.linalg.maps import Factored, Map
 from covector.linalg.svd import SVD, svd
 from covector.model.address import Site
 from covector.model.bases import Basis, undertrained
-from covector.model.circuits import cautions
-from covector.model.frames import centred
+from covector.model.circuits import cautions, site_tensors
+from covector.model.frames import reads_centred, writes_centred
 from covector.model.opened import Model
 from covector.render import Column, Table
 
 FILTERS = ("ascii", "trained")
+# A direction of an affine map whose stream part is below this is the constant and rounding.
+ALL_CONSTANT = 1e-8
 # Dyads called beyond chance at this false-discovery rate (Benjamini–Hochberg over the request).
 LEVEL = 0.05
 
@@ -37,6 +39,7 @@ class _Side:
     directions: Float[np.ndarray, "r d"]
     reading: SideReading | None
     labels: tuple[str, ...]
+    hardly: Bool[np.ndarray, " token"] | None = None
 
 
 def readout(
@@ -48,16 +51,16 @@ def readout(
     basis: str = "auto",
     frame: str | None = None,
     score: str = "cosine",
-    without: tuple[str, ...] = (),
-    tokens: tuple[str, ...] = (),
+    without: tuple[str, ...] | str = (),
+    tokens: tuple[str, ...] | str = (),
     exact: bool = False,
     draws: int = 2000,
     seed: int = 0,
 ) -> Table:
     """The leading `rank` dyads of the map at `address`, each with its `k` extreme labels per side and pole.
 
-    `basis`: a name for both sides, ``READ:WRITE``… written as ``token_in,token_out``, or ``auto`` (reads against
-    inputs, writes against outputs). `frame` re-frames the model. `score` orders the lists: ``cosine`` (equal to ζ) or
+    `basis`: a name for both sides, one for each (``token_in,token_out``), or ``auto`` (reads against inputs, writes
+    against outputs). `frame` re-frames the model. `score` orders the lists: ``cosine`` (equal to ζ) or
     ``raw`` dot products; p values are always of cosines. `without` leaves labels out: ``ascii`` keeps ASCII labels
     only, ``trained`` drops tokens that look hardly trained (filters never re-rank). `tokens` adds the ζ of given labels
     on the written side (the read one where nothing is written to the stream). `exact` simulates p values with
@@ -67,10 +70,11 @@ def readout(
     basis (neurons, a head's own coordinates) hold loadings and no p.
     Raises BadSite, BadRank, UnknownBasis, UnknownFrame, FrameUnavailable, NotOneToken.
     """
-    if k < 1:
-        raise BadRequest(f"expected k >= 1 labels per pole, got {k}")
+    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+        raise BadRequest(f"expected k >= 1 labels per pole, got {k}; leave it out for 15")
     if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
         raise BadRank(f"expected rank >= 1 dyads, got {rank}; leave it out for 10")
+    without, tokens = ((x,) if isinstance(x, str) else tuple(x) for x in (without, tokens))
     view = model if frame is None or frame == str(model.frame) else model.framed(frame)
     site = view.site(address)
     m = view.map(site)
@@ -81,15 +85,20 @@ def readout(
     chosen = _basis_names(view, basis, site)
     simulate = Exact(draws, seed) if exact else None
     sides = [
-        _side(view, whole, shown, name, chosen[name], thin=thin, k=k, score=score, without=without, exact=simulate)
+        _side(
+            view, site, whole, shown, name, chosen[name], thin=thin, k=k, score=score, without=without, exact=simulate
+        )
         for name in ("read", "write")
     ]
-    columns = [*_dyad_columns(whole, shown), *_side_columns(sides, _q_values(sides)), *_asked(view, sides, tokens)]
+    q = _adjusted(sides, "p_dir")
+    columns = [*_dyad_columns(whole, shown), *_side_columns(sides, q), *_asked(view, sides, tokens)]
     return Table(
         columns=columns,
-        meta=view.meta | _request(str(site), m.shape, whole, sides, score, without, simulate, seed),
+        meta=view.meta
+        | _request(str(site), m.shape, whole, sides, score, without, simulate, seed)
+        | {"tensors": view.origins(*site_tensors(site), *_basis_tensors(sides))},
         title=_title(view, str(site), m.shape, sides),
-        says=_says(sides, shown, str(site)),
+        says=_says(sides, shown, str(site), q),
         not_says=_not_says(view, site, sides),
         next=_next(view, str(site)),
         picture=tokens_by_dyads,
@@ -111,20 +120,19 @@ def _asked(model: Model, sides: list[_Side], tokens: tuple[str, ...]) -> list[Co
     side = next((s for s in reversed(sides) if s.reading), None)
     if side is None or side.reading is None or not tokens:
         return []
-    basis, made = side.reading.basis, []
+    reading, made = side.reading, []
+    level = float(np.sqrt(reading.d) * chance.threshold(reading.d, 1))
     for text in tokens:
-        of_tokens = (
-            model.vocabulary is not None and basis.labels[: len(model.vocabulary.labels)] == model.labels["token"]
-        )
-        row = model.vocabulary.one(text) if of_tokens and model.vocabulary else basis.index(text)
-        level = float(np.sqrt(side.reading.d) * chance.threshold(side.reading.d, 1))
-        zeta = np.sqrt(side.reading.d) * side.directions @ basis.unit()[row]
-        made.append(Column(f"zeta: {basis.labels[row]}", zeta, "sd", 2, f"√d·cos, {side.name} side", chance=level))
+        of_tokens = reading.basis.name.startswith("token_") and model.vocabulary is not None
+        row = model.vocabulary.one(text) if of_tokens and model.vocabulary else reading.basis.index(text)
+        about = f"√d·cos, {side.name} side"
+        made.append(Column(f"zeta: {reading.basis.labels[row]}", reading.zeta_of(row), "sd", 2, about, chance=level))
     return made
 
 
 def _side(
     model: Model,
+    site: Site,
     whole: SVD,
     shown: int,
     name: str,
@@ -143,20 +151,21 @@ def _side(
         given = (*labels, *(f"{_short(space.kind)}{i}" for i in range(len(labels), space.size)))
         return _Side(name, every[:shown], None, given[: space.size])
     if space.kind == "residual+1":
-        # The constant coordinate is no direction of the stream: read what is left, at length one.
-        every = every[:, 1:] / np.maximum(np.linalg.norm(every[:, 1:], axis=1, keepdims=True), np.finfo(float).tiny)
-    basis = model.bases[basis_name]
+        every = _stream_part(every)
+    hyperplane = _is_centred(model, site, name)
+    basis = model.bases.centred(basis_name) if hyperplane else model.bases[basis_name]
+    plain = model.bases[basis_name.partition(":")[0]]
     reading = read_side(
         np.ascontiguousarray(every[:shown]),
         _subspace(every, model.spec.d_model) if thin else None,
         basis,
         k=k,
-        keep=_kept(basis, without),
-        centred=centred(model.stored.spec, model.frame, name),
+        keep=_kept(basis, plain, without),
+        centred=hyperplane,
         score=score,
         exact=exact,
     )
-    return _Side(name, every[:shown], reading, basis.labels)
+    return _Side(name, every[:shown], reading, basis.labels, undertrained(plain))
 
 
 def _rank_bound(m: Map) -> int:
@@ -166,10 +175,30 @@ def _rank_bound(m: Map) -> int:
 
 def _subspace(directions: np.ndarray, d_model: int) -> Float[np.ndarray, "r d"] | None:
     """Orthonormal rows spanning all that a thin map can read or write on this side; None when that is the stream."""
-    return None if len(directions) >= d_model else np.linalg.qr(directions.T)[0].T
+    found = orthonormal(directions) if len(directions) else directions
+    return None if len(found) in (0, d_model) else found
 
 
-def _kept(basis: Basis, without: tuple[str, ...]) -> Bool[np.ndarray, " token"]:
+def _stream_part(rows: np.ndarray) -> np.ndarray:
+    """Directions of a stream with a constant 1 in front, without that coordinate, at length one.
+
+    A dyad that is all constant has no direction: what is left of it is rounding, and becomes zero.
+    """
+    rest = rows[:, 1:]
+    norms = np.linalg.norm(rest, axis=1, keepdims=True)
+    return np.where(norms > ALL_CONSTANT, rest / np.maximum(norms, ALL_CONSTANT), 0.0)
+
+
+def _is_centred(model: Model, site: Site, side: str) -> bool:
+    """Whether directions on this side of this site have no part along 1 in the model's frame."""
+    spec, tensors = model.stored.spec, site_tensors(site)
+    if side == "read":
+        return reads_centred(spec, model.frame, tensors[0])
+    # The second side of QK is what the key reads; every other second side is written.
+    return reads_centred(spec, model.frame, tensors[1]) if site.kind == "qk" else writes_centred(spec, model.frame)
+
+
+def _kept(basis: Basis, plain: Basis, without: tuple[str, ...]) -> Bool[np.ndarray, " token"]:
     unknown = [f for f in without if f not in FILTERS]
     if unknown:
         raise BadRequest(f"expected filters among {', '.join(FILTERS)}, got '{unknown[0]}'")
@@ -177,13 +206,17 @@ def _kept(basis: Basis, without: tuple[str, ...]) -> Bool[np.ndarray, " token"]:
     if "ascii" in without:
         keep &= np.fromiter((label.isascii() for label in basis.labels), bool, len(basis))
     if "trained" in without:
-        keep &= ~undertrained(basis)
+        keep &= ~undertrained(plain)
     return keep
 
 
-def _q_values(sides: list[_Side]) -> dict[str, np.ndarray]:
-    """Benjamini–Hochberg over all dyads and both sides."""
-    read = [(s.name, s.reading.p_dir) for s in sides if s.reading]
+def _basis_tensors(sides: list[_Side]) -> tuple[str, ...]:
+    return tuple(name for s in sides if s.reading for name in s.reading.basis.tensors)
+
+
+def _adjusted(sides: list[_Side], question: str) -> dict[str, np.ndarray]:
+    """Benjamini–Hochberg over all dyads and both sides of the answers to one question (``p_dir``, ``p_svd``)."""
+    read = [(s.name, getattr(s.reading, question)) for s in sides if s.reading]
     if not read:
         return {}
     adjusted = chance.bh(np.concatenate([p for _, p in read]))
@@ -248,9 +281,9 @@ def _measured(side: _Side, q: np.ndarray) -> list[Column]:
 
 def _flagged(side: _Side, reading: SideReading) -> Column:
     """Listed labels whose vectors look hardly trained: kept, and marked, unless they were asked to be left out."""
-    hardly = undertrained(reading.basis)
+    hardly = side.hardly
     both = np.concatenate([reading.top, reading.bottom], axis=1)
-    names = [[side.labels[i] for i in row if hardly[i]] for row in both]
+    names = [[side.labels[i] for i in row if hardly is not None and hardly[i]] for row in both]
     return Column(f"{side.name}_flagged", names, about="listed labels that look hardly trained")
 
 
@@ -309,27 +342,37 @@ def _title(model: Model, site: str, shape: tuple[int, int], sides: list[_Side]) 
     return f"{model.name} {site} · {size} · frame {model.frame} · {read or 'own coordinates'}{level}"
 
 
-def _says(sides: list[_Side], shown: int, site: str) -> str:
+def _says(sides: list[_Side], shown: int, site: str, q: dict[str, np.ndarray]) -> str:
+    """What is beyond chance, by the q that the table holds; inside the subspace by a q of the same kind on p_svd."""
     parts = []
     for side in sides:
         if side.reading:
-            beyond = int(np.sum(chance.bh(side.reading.p_dir) < LEVEL))
             verb = "read" if side.name == "read" or site.endswith(".qk") else "write"
+            beyond = int(np.sum(q[side.name] < LEVEL))
             parts.append(f"{beyond} of {shown} dyads {verb} {side.reading.basis.name} beyond chance")
     if not parts:
         return f"{site} has no residual side here: its dyads are shown by their largest coordinates."
-    inside = [s.reading.p_svd for s in sides if s.reading and np.isfinite(s.reading.p_svd).any()]
-    by_svd = int(np.sum(np.min(inside, axis=0) < LEVEL)) if inside else None
-    tail = f"; {by_svd} also beat random bases of the same subspace" if by_svd is not None else ""
+    inside = _adjusted(sides, "p_svd")
+    tail = ""
+    if any(np.isfinite(p).any() for p in inside.values()):
+        both = [(q[name] < LEVEL) & (np.nan_to_num(p, nan=1.0) < LEVEL) for name, p in inside.items()]
+        tail = f"; {int(np.any(both, axis=0).sum())} of them also beat random bases of the same subspace"
     return f"At a false-discovery rate of {LEVEL:.0%}, {' and '.join(parts)}{tail}."
 
 
-def _not_says(model: Model, site: Any, sides: list[_Side]) -> str:
+def _not_says(model: Model, site: Site, sides: list[_Side]) -> str:
     known = cautions(model.stored.spec, site)
     plain = "It does not say that the model uses these directions (nothing was run), nor that a word list is a meaning"
     left = [f"{s.name}: {len(s.reading.basis) - s.reading.n} left out" for s in sides
             if s.reading and len(s.reading.basis) > s.reading.n]  # fmt: skip
-    return "; ".join([plain, *known, *left]) + "."
+    return "; ".join([plain, *known, *_own_rows(model, site, sides), *left]) + "."
+
+
+def _own_rows(model: Model, site: Site, sides: list[_Side]) -> list[str]:
+    """A caution where a map is read against its own rows: such directions are near them by construction."""
+    own = {"W_E" if n == "W_U" and model.stored.spec.tied else n for n in site_tensors(site)}
+    named = {"W_E" if n == "W_U" and model.stored.spec.tied else n for n in _basis_tensors(sides)}
+    return ["the basis is this map's own rows: p_dir is small for random weights too"] if own & named else []
 
 
 def _next(model: Model, site: str) -> str:

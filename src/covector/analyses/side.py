@@ -3,7 +3,7 @@
 The score of a direction v and a vector e is their cosine; ζ = √d·cos is the same in standard deviations of a random
 direction. Three questions are kept apart (`covector.linalg.chance.questions`): p_dir, p_cov, p_svd.
 
-Source: `docs/theory/chance.md`, equations 1–8.
+Source: `docs/theory/chance.md`, equations 1–5.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,6 @@ import numpy as np
 from covector.axes import Bool, Float, Int
 from covector.errors import BadRequest
 from covector.linalg import chance
-from covector.linalg.norms import without_mean
 from covector.linalg.topk import poles
 from covector.model.bases import Basis
 
@@ -51,6 +50,16 @@ class SideReading:
     p_cov: Float[np.ndarray, " r"] | None
     p_error: Float[np.ndarray, " r"] | None
     skew: Float[np.ndarray, " r"]
+    rows: Float[np.ndarray, "r d"]
+
+    def zeta_of(self, label: int) -> Float[np.ndarray, " r"]:
+        """√d·cos of every direction with one label, compared exactly as the lists are. Raises BadRequest without one."""
+        if not self.basis.usable[label]:
+            raise BadRequest(
+                f"'{self.basis.labels[label]}' has no direction in {self.basis.name}: ask for another label"
+            )
+        vector = self.basis.vectors[label].astype(np.float64)
+        return np.sqrt(self.d) * (self.rows @ vector) / self.basis.norms[label]
 
     @property
     def zeta(self) -> Float[np.ndarray, " r"]:
@@ -74,7 +83,8 @@ def read_side(
 
     `subspace` are orthonormal rows spanning everything the map can read or write on this side (p_svd draws other
     bases of it); None says that it is the whole stream, where p_svd is not defined (NaN). `centred` says that the
-    directions have no part along 1: vectors are centred too, and the laws use d − 1. `keep` leaves labels out of the
+    directions have no part along 1: pass vectors without one (`Bases.centred`), the laws use d − 1. Under a metric
+    they use the dimension of its range. `keep` leaves labels out of the
     lists, and out of the count n. Scores are exact to float64; p values are upper bounds, or Monte-Carlo estimates
     with `exact`.
     """
@@ -83,13 +93,14 @@ def read_side(
     kept = keep & basis.usable
     if not kept.any():
         raise BadRequest(f"basis {basis.name}: no vector is left after the filters; loosen them")
-    rows = directions
+    rows, law = directions, _law(basis, centred)
     if basis.metric is not None:
         rows = _unit(rows @ basis.metric)
-        subspace = None if subspace is None else np.linalg.qr((subspace @ basis.metric).T)[0].T
-    vectors, lengths = _compared(basis, centred)
-    kept &= lengths > 0
-    d = rows.shape[1] - centred
+        subspace = None if subspace is None else orthonormal(subspace @ basis.metric)
+    vectors, lengths = basis.vectors, basis.norms
+    d = rows.shape[1] if law is None else law.shape[1]
+    if subspace is not None and len(subspace) >= d:
+        subspace = None
     by_cosine = poles(rows, vectors, k, keep=kept, lengths=lengths)
     lists = by_cosine if score == "cosine" else poles(rows, basis.vectors, k, keep=kept)
     higher = by_cosine.top_score[:, 0] >= -by_cosine.bottom_score[:, 0]
@@ -98,7 +109,7 @@ def read_side(
         vectors, lengths = vectors[kept], lengths[kept]
     cosines = _cosines(rows if subspace is None else subspace, vectors, lengths)
     p_dir, p_svd, p_cov, error = _chances(
-        np.abs(best), vectors, lengths, None if subspace is None else cosines, d, exact
+        np.abs(best), vectors, lengths, None if subspace is None else cosines, d, law, exact
     )
     return SideReading(
         basis=basis,
@@ -116,15 +127,30 @@ def read_side(
         p_cov=p_cov,
         p_error=error,
         skew=_skew(cosines if subspace is None else cosines @ (subspace @ rows.T).astype(cosines.dtype)),
+        rows=rows,
     )
 
 
-def _compared(basis: Basis, centred: bool) -> tuple[np.ndarray, np.ndarray]:
-    """The vectors that directions are compared with, and their lengths; no copy unless they must lose their mean."""
+def orthonormal(rows: Float[np.ndarray, "s d"]) -> Float[np.ndarray, "r d"]:
+    """Orthonormal rows with the same span, as many as the rows' numerical rank."""
+    _, values, spanning = np.linalg.svd(rows, full_matrices=False)
+    return spanning[values > max(rows.shape) * np.finfo(float).eps * values.max(initial=0.0)]
+
+
+def _law(basis: Basis, centred: bool) -> Float[np.ndarray, "d_model d"] | None:
+    """An orthonormal basis (columns) of the space that directions live in, or None when that is all of the stream.
+
+    Centred directions have no part along 1; whitened ones lie in the range of the metric, which is smaller than the
+    stream when the basis has fewer vectors than dimensions.
+    """
+    if basis.metric is not None:
+        values, axes = np.linalg.eigh(basis.metric)
+        keep = values > values[-1] * len(values) * np.finfo(float).eps
+        return None if keep.all() else axes[:, keep]
     if not centred:
-        return basis.vectors, basis.norms
-    rows = without_mean(basis.vectors)
-    return rows, np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
+        return None
+    d = basis.vectors.shape[1]
+    return np.linalg.qr(np.concatenate([np.ones((d, 1)), np.eye(d)[:, : d - 1]], axis=1))[0][:, 1:]
 
 
 def _chances(
@@ -133,6 +159,7 @@ def _chances(
     lengths: np.ndarray,
     projected: np.ndarray | None,
     d: int,
+    law: np.ndarray | None,
     exact: Exact | None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]:
     """(p_dir, p_svd, p_cov, standard error of p_dir). `projected`: unit vectors' coordinates in the subspace."""
@@ -140,6 +167,7 @@ def _chances(
     if exact is None:
         return np.atleast_1d(chance.p_dir(best, d, len(lengths))), within, None, None
     units = vectors / lengths[:, None].astype(vectors.dtype)
+    units = units if law is None else units @ law.astype(units.dtype)  # draws live where the directions do
     direct = chance.p_dir_exact(best, units, draws=exact.draws, seed=exact.seed)
     covariance = chance.p_cov(best, units, draws=exact.draws, seed=exact.seed)
     return np.atleast_1d(direct.value), within, np.atleast_1d(covariance.value), np.atleast_1d(direct.error)

@@ -57,6 +57,11 @@ class AdaptedWeights:
         """The dtype that the file stores this tensor in."""
         return self.source.info(self.place(name).tensor)[0]
 
+    def origin(self, name: str) -> tuple[str, str]:
+        """The stored name of a tensor, and the sha256 of its stored bytes."""
+        stored = self.place(name).tensor
+        return stored, self.source.sha256(stored)
+
     def place(self, name: str) -> Place:
         """Where a canonical tensor is stored (the embedding's place for a tied ``W_U``)."""
         return self.places["W_E" if name == "W_U" and self.spec.tied else name]

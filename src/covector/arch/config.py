@@ -26,6 +26,11 @@ _HARMLESS = re.compile(
     r"|unsloth_.*|rotary|gradient_checkpointing_kwargs|attention_dropout|embd_layer_norm|cache_implementation"
     r"|hidden_dropout_prob|use_mems|gpt_neox_rotary|n_ctx"
 )
+# Keys that are sizes, in every family's spelling.
+_SIZES = re.compile(
+    r"vocab_size|hidden_size|intermediate_size|head_dim|n_embd|n_layer|n_head|n_inner|n_positions|ffn_dim|d_model"
+    r"|num_(hidden_)?layers|num_(attention|key_value)?_?heads|max_position_embeddings|state_dim|act_dim|max_ep_len"
+)
 # Keys that change the function and that no adapter here implements; a present, non-trivial value is refused by name.
 _REFUSED = (
     "quantization_config",
@@ -57,6 +62,8 @@ class Config:
         """The value, or `default` when the key is absent or null; the key counts as used."""
         self.used.add(key)
         value = self.values.get(key)
+        if value is not None and _SIZES.fullmatch(key):
+            _check_size(key, value, self.where)
         return default if value is None else value
 
     def need(self, key: str) -> Any:
@@ -83,6 +90,11 @@ class Config:
     def unknown(self) -> tuple[str, ...]:
         """Keys that nobody used and that are not on the harmless list, sorted."""
         return tuple(sorted(k for k in self.values if k not in self.used and not _HARMLESS.fullmatch(k)))
+
+
+def _check_size(key: str, value: Any, where: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UnsupportedConfig(f"{where}: expected '{key}' to be a whole number above 0, got {_brief(value)}")
 
 
 def _brief(value: Any) -> str:

@@ -9,6 +9,7 @@ time = "timesteps"
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -36,7 +37,10 @@ def recorded_names(given: Declaration, where: str) -> Pairs | None:
     inputs, expected = given.check.get("inputs", {}), given.check.get("expected", {})
     if not inputs or not expected:
         raise BadLayout(f"{where}: [check] needs both [check.inputs] and [check.expected]; see docs/layouts.md")
-    return Pairs(given.check.get("file", DEFAULT_FILE), inputs, expected)
+    file = given.check.get("file", DEFAULT_FILE)
+    if Path(file).name != file:
+        raise BadLayout(f"{where}: [check] file: expected a file name beside the weights, got '{file}'; move it there")
+    return Pairs(file, inputs, expected)
 
 
 def arranged(words: str, tensors: Mapping[str, np.ndarray], where: str) -> np.ndarray:

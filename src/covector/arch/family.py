@@ -15,9 +15,6 @@ from covector.arch.config import Config
 from covector.errors import UnsupportedFamily
 from covector.model.spec import ModelSpec
 
-# Modules of this folder that are machinery, not families.
-_MACHINERY = {"words", "config", "family", "adapter", "declared"}
-
 
 @dataclass(frozen=True)
 class Family:
@@ -45,8 +42,6 @@ def families() -> dict[str, Family]:
     package = importlib.import_module("covector.arch")
     found = {}
     for info in pkgutil.iter_modules(package.__path__):
-        if info.name in _MACHINERY or info.name.startswith("_"):
-            continue
         family = getattr(importlib.import_module(f"covector.arch.{info.name}"), "FAMILY", None)
         if isinstance(family, Family):
             found[family.name] = family

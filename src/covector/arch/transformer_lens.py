@@ -10,6 +10,7 @@ model's, and its family here describes it.
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -56,27 +57,38 @@ _OTHER_ANATOMIES = {
     "OlmoeForCausalLM": "q and k normalised over all heads at once",
     "BertForMaskedLM": "post-norm blocks in an encoder",
 }
-# Families whose bridge shows every tensor of the function under these names. Of the others it leaves some out
-# (sandwich norms, norms of q and k), and a model without them would open as another function.
-_BRIDGED = ("gpt2", "gpt_neo", "gptj", "gpt_neox", "opt", "phi", "llama", "mistral", "qwen2", "phi3")
+# The norms whose gains and biases a bridge shows. It leaves out sandwich norms and those of q and k.
+_SHOWN = {f"{norm}.{kind}" for norm in ("attn_norm", "mlp_norm", "final_norm") for kind in ("gain", "bias")}
+_NORM_ROLE = re.compile(r"[a-z_]+\.(?:gain|bias)")
 
 
 def spec(config: Config) -> ModelSpec:
     """Anatomy of a HookedTransformer from its cfg, of a bridge from the configuration of the model that it wraps.
 
-    Raises UnsupportedConfig, by name, for what is not implemented.
+    Raises UnsupportedConfig, by name, for what is not implemented or not shown.
     """
     return _bridged(config) if config.get("bridged_model_type") else _hooked(config)
 
 
 def _bridged(config: Config) -> ModelSpec:
-    family = family_of(config.need("bridged_model_type"), config.where)
-    if family.name not in _BRIDGED:
+    family = _wrapped(config)
+    hidden = sorted(set(_norm_roles(config)) - _SHOWN)
+    if hidden:
         raise UnsupportedConfig(
-            f"{config.where}: a TransformerLens bridge over '{family.name}' does not show all of its tensors; expected "
-            f"one of {', '.join(_BRIDGED)}. Open the checkpoint itself, by name or folder"
+            f"{config.where}: a TransformerLens bridge over '{family.name}' does not show {', '.join(hidden)}, without "
+            "which it would be another function; open the checkpoint itself, by name or folder"
         )
     return dataclasses.replace(family.spec(config), tied=False)
+
+
+def _wrapped(config: Config) -> Family:
+    """The family of the model that a bridge runs."""
+    return family_of(config.need("bridged_model_type"), config.where)
+
+
+def _norm_roles(config: Config) -> list[str]:
+    """Every gain and bias of a norm that the wrapped model's family declares."""
+    return _NORM_ROLE.findall(" ".join(_wrapped(config).tensors(config).values()))
 
 
 def _hooked(config: Config) -> ModelSpec:
@@ -209,19 +221,14 @@ def tensors(config: Config) -> dict[str, str]:
     names = ready_names(MODEL_TYPE, "pre", config.where)
     if not config.get("bridged_model_type"):
         return names
-    declared = " ".join(family_of(config.need("bridged_model_type"), config.where).tensors(config).values())
     names[_BLOCK + "mlp.b_gate"] = "d_mlp ?"
-    if "attn_norm.gain+mlp_norm.gain" in declared:
+    declared = _wrapped(config).tensors(config).values()
+    if any("attn_norm.gain+mlp_norm.gain" in words for words in declared):
         for kind, letter in (("gain", "w"), ("bias", "b")):
             names[f"{_BLOCK}ln1.{letter}"] = f"attn_norm.{kind}+mlp_norm.{kind}: d_model ?"
             del names[f"{_BLOCK}ln2.{letter}"]
-    return {name: words.removesuffix(" ?") if _norm_role(words) in declared else words for name, words in names.items()}
-
-
-def _norm_role(words: str) -> str:
-    """The role of a norm's gain or bias; a word that no declaration holds, for any other tensor."""
-    role = words.split(":")[0]
-    return role if role.endswith((".gain", ".bias")) else "no norm"
+    needed = set(_norm_roles(config))
+    return {n: w.removesuffix(" ?") if needed.intersection(_NORM_ROLE.findall(w)) else w for n, w in names.items()}
 
 
 def processing(weights: Weights) -> dict[str, bool]:

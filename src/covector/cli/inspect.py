@@ -1,5 +1,6 @@
 """`covector inspect`: what a checkpoint is, and the proof that it is read rightly."""
 
+import dataclasses
 import time
 from typing import Annotated
 
@@ -24,7 +25,10 @@ def inspect(
     strict: Strict = False,
     quiet: Quiet = False,
 ) -> None:
-    """Sizes, family, tensors and bytes of a checkpoint; with --check, the proof that it is read rightly."""
+    """Sizes, family, tensors and bytes of a checkpoint; with --check, the proof that it is read rightly.
+
+    The proof is of the weights as stored (frame raw): frames are tested to keep the function, not proven here.
+    """
     from covector.analyses.inspect import inspect as inspect_model
     from covector.cli.output import emit
     from covector.cli.run_options import check_run_options
@@ -37,5 +41,8 @@ def inspect(
     if check:
         from covector.workbench import prove
 
-        table = prove(model, layout, dtype=dtype, seed=seed)
+        sizes, table = table, prove(model, layout, strict=strict, dtype=dtype, seed=seed)
+        told = {"spec": sizes.meta["spec"], "parameters": sizes.meta["parameters"], "frame": "raw"}
+        table = dataclasses.replace(table, title=f"{sizes.title}\n{table.title}", says=f"{sizes.says} {table.says}",
+                                    meta={**table.meta, **told})  # fmt: skip
     emit(table, as_json=json, out=out, plot=plot, quiet=quiet, seconds=time.perf_counter() - start)

@@ -74,5 +74,8 @@ def run(words: list[str]) -> int:
 
 
 def _failed(text: str, code: int) -> int:
-    sys.stderr.write("covector: " + " ".join(text.split()) + "\n")
+    from covector.render.labels import printable
+
+    # Errors quote what files hold: nothing from a checkpoint may steer a terminal.
+    sys.stderr.write("covector: " + printable(" ".join(text.split())) + "\n")
     return code

@@ -1,7 +1,6 @@
 """Where a result goes: the terminal, standard output as JSON, a folder, a picture."""
 
 import dataclasses
-import json
 import sys
 from pathlib import Path
 
@@ -12,11 +11,8 @@ from covector.render import Table
 def emit(
     table: Table, *, as_json: bool, out: Path | None, plot: Path | None, quiet: bool, seconds: float | None = None
 ) -> None:
-    """Show a table the way that the options ask for. Files are written beside and renamed."""
-    if plot is not None:
-        table.plot(plot)
-    if out is not None:
-        save(table, out)
+    """Show a table the way that the options ask for, and write it where they say."""
+    write(table, out=out, plot=plot)
     if as_json:
         sys.stdout.write(table.to_json() + "\n")
         return
@@ -25,20 +21,26 @@ def emit(
     if quiet:
         shown = dataclasses.replace(shown, says="", not_says="", next="")
     shown.show()
+
+
+def write(table: Table, *, out: Path | None, plot: Path | None) -> None:
+    """Draw and save what the options name, and say so on standard error. Files are written beside and renamed."""
+    if plot is not None:
+        table.plot(plot)
+    if out is not None:
+        save(table, out)
     for path in (p for p in (out, plot) if p is not None):
         sys.stderr.write(f"written: {path}\n")
 
 
 def save(table: Table, folder: Path) -> None:
     """JSON and Parquet of a table in a folder, which is made if need be."""
-    if folder.exists() and not folder.is_dir():
-        raise BadRequest(f"--out: expected a folder, '{folder}' is a file; name another")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadRequest(
+            f"--out: expected a folder that can be made at '{folder}', got {error.strerror}; name another"
+        ) from error
     name = str(table.meta.get("analysis", "result"))
     table.save(folder / f"{name}.json")
     table.save(folder / f"{name}.parquet")
-
-
-def emit_json(meta: dict, rows: list[dict]) -> None:
-    """One strict JSON object on standard output."""
-    sys.stdout.write(json.dumps({"meta": meta, "rows": rows}, allow_nan=False, ensure_ascii=False) + "\n")

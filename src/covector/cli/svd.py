@@ -48,7 +48,7 @@ def svd(
     """What a place reads and writes: its singular dyads against labelled bases, chance beside every score."""
     from covector.analyses.readout import readout
     from covector.cli.grid import show_grid
-    from covector.cli.output import emit
+    from covector.cli.output import emit, write
     from covector.cli.run_options import check_run_options
     from covector.workbench import open as open_model
 
@@ -71,6 +71,6 @@ def svd(
     seconds = time.perf_counter() - start
     if grid and not json:
         show_grid(table, seconds)
-        table = table if plot or out else None
-    if table is not None and not (grid and not json):
+        write(table, out=out, plot=plot)
+    else:
         emit(table, as_json=json, out=out, plot=plot, quiet=quiet, seconds=seconds)

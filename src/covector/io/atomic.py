@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import BadRequest
+from covector.errors import BadRequest
 
 # What a disk says when it is full: the caller's doing or their machine's, never a defect of ours.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

@@ -83,7 +83,7 @@ def _config(folder: Path) -> Mapping[str, Any]:
         return {}
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CorruptCheckpoint(
             f"{path}: expected a JSON object, it does not parse ({error}); fetch it again"
         ) from error
@@ -99,14 +99,38 @@ def _looks_local(name: str) -> bool:
 
 def _in_memory(model: Any) -> Checkpoint:
     """A transformers model (``.config``) or a TransformerLens model (``.cfg``), recognised by what they carry."""
+    if hasattr(model, "cfg") and hasattr(model, "tl_parameters"):
+        return _bridge(model)
     if hasattr(model, "cfg") and hasattr(model, "state_dict"):
-        flags = {k: getattr(model.cfg, k, None) for k in ("normalization_type", "default_prepend_bos", "model_name")}
-        name = str(flags["model_name"] or "TransformerLens model")
-        config = {"model_type": "transformer_lens", **vars(model.cfg)}
-        return Checkpoint(name, StateDictTensors(model, where=name), config, flags=flags)
+        # The last norm's class, because cfg.final_rms does not say what folding has put there.
+        last = {"ln_final": type(model.ln_final).__name__} if hasattr(model, "ln_final") else {}
+        return _transformer_lens(model, model.state_dict(), vars(model.cfg) | last)
     if hasattr(model, "config") and hasattr(model, "state_dict"):
         name = getattr(model.config, "_name_or_path", "") or type(model).__name__
         return Checkpoint(name, StateDictTensors(model, where=name), model.config.to_dict())
     raise UnknownModel(
         f"expected a name, a folder, or a transformers or TransformerLens model in memory, got {type(model).__name__}"
     )
+
+
+def _bridge(bridge: Any) -> Checkpoint:
+    """A TransformerBridge: its tensors under TransformerLens' names, the configuration of the model that it runs."""
+    config = getattr(getattr(bridge, "original_model", None), "config", None)
+    if config is None or not hasattr(config, "to_dict"):
+        raise UnknownModel(
+            "expected a TransformerLens bridge over a transformers model, this one runs "
+            f"{type(getattr(bridge, 'original_model', None)).__name__}; declare its tensors in a layout.toml"
+        )
+    # It repeats each key/value head for every query head that reads it.
+    every = bridge.cfg.n_heads // (getattr(bridge.cfg, "n_key_value_heads", None) or bridge.cfg.n_heads)
+    grouped = (".attn.W_K", ".attn.W_V", ".attn.b_K", ".attn.b_V")
+    tensors = {n: t[::every] if n.endswith(grouped) else t for n, t in bridge.tl_parameters().items()}
+    values = config.to_dict()
+    return _transformer_lens(bridge, tensors, values | {"bridged_model_type": values.get("model_type")})
+
+
+def _transformer_lens(model: Any, tensors: Mapping[str, Any], config: Mapping[str, Any]) -> Checkpoint:
+    flags = {k: getattr(model.cfg, k, None) for k in ("normalization_type", "default_prepend_bos", "model_name")}
+    name = str(flags["model_name"] or "TransformerLens model")
+    values = {**config, "model_type": "transformer_lens"}
+    return Checkpoint(name, StateDictTensors(tensors, where=name), values, flags=flags)

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..errors import CovectorError, HubUnreachable, MissingExtra, UnknownModel
-from .safetensors_file import shown
-from .tensors import shards_of, weight_files
+from covector.errors import CovectorError, HubUnreachable, MissingExtra, UnknownModel
+from covector.io.safetensors_file import shown
+from covector.io.tensors import shards_of, weight_files
 
 _T = TypeVar("_T")
 

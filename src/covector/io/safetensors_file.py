@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CorruptCheckpoint, UnsupportedConfig
+from covector.errors import CorruptCheckpoint, UnsupportedConfig
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit: no honest header is larger, and JSON is parsed in memory
 _MAX_AXES = 64  # what numpy (2.0 and later) can hold

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from ..errors import CheckpointMismatch, CorruptCheckpoint, UnknownModel, UnsupportedConfig
-from .safetensors_file import SafetensorsFile, packed_refused, require_finite, shown, unique_pairs
-from .torch_bin import load_state_dict
+from covector.errors import CheckpointMismatch, CorruptCheckpoint, UnknownModel, UnsupportedConfig
+from covector.io.safetensors_file import SafetensorsFile, packed_refused, require_finite, shown, unique_pairs
+from covector.io.torch_bin import load_state_dict
 
 # safetensors' spelling → the words that numpy and torch share
 _WORDS = {

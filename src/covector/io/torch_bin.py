@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointMismatch, CorruptCheckpoint, CovectorError, MissingExtra, UnsafeCheckpoint
-from .safetensors_file import refuse_lfs_pointer, shown
+from covector.errors import CheckpointMismatch, CorruptCheckpoint, CovectorError, MissingExtra, UnsafeCheckpoint
+from covector.io.safetensors_file import refuse_lfs_pointer, shown
 
 _SAFE_SINCE = (2, 6)  # before it, weights_only could be made to run code (CVE-2025-32434)
 _CONVERT = "convert it with safetensors where it is trusted, or use the revision that has safetensors"

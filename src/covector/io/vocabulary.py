@@ -100,7 +100,7 @@ class Vocabulary:
 
 def read_vocabulary(folder: Path) -> Vocabulary | None:
     """The vocabulary of a checkpoint folder, or None when it has no tokenizer files that are understood."""
-    from tokenizers import Tokenizer, models  # noqa: PLC0415  (28 ms; only where a checkpoint has tokens)
+    from tokenizers import Tokenizer, models
 
     single, pair = folder / "tokenizer.json", (folder / "vocab.json", folder / "merges.txt")
     try:
@@ -119,7 +119,7 @@ def read_vocabulary(folder: Path) -> Vocabulary | None:
 
 
 def _byte_level(tokenizer: Any) -> Any:
-    from tokenizers import decoders, pre_tokenizers  # noqa: PLC0415
+    from tokenizers import decoders, pre_tokenizers
 
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -16,7 +16,7 @@ import numpy as np
 
 from covector.axes import Bool, Float
 from covector.errors import FrameUnavailable, UnknownBasis
-from covector.linalg.norms import normalised
+from covector.linalg.norms import normalised, without_mean
 from covector.model.activations import activation
 from covector.model.spec import ModelSpec, input_weight, output_weight
 from covector.model.weights import Weights
@@ -39,6 +39,7 @@ class Basis:
 
     ``side`` says whether they write into the stream (``in``) or read it (``out``). ``metric`` [d_model, d_model], if
     there is one, is applied to directions before they are compared with ``vectors`` (it is in the vectors already).
+    ``tensors`` are the canonical tensors that the vectors come from.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Basis:
     labels: tuple[str, ...]
     load: Callable[[], np.ndarray] = field(repr=False)
     metric: np.ndarray | None = field(default=None, repr=False)
+    tensors: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Number of labels."""
@@ -128,7 +130,11 @@ class Bases(Mapping[str, Basis]):
         label = "token" if wanted and self.spec.output("token") else "action" if "action_out" in self else None
         return f"{label or self.spec.outputs[0].name}_out"
 
-    def _make(self, name: str) -> Basis:
+    def centred(self, name: str) -> Basis:
+        """The basis for directions that have no part along 1: vectors lose theirs first, then the variant is made."""
+        return self._make(name, centred=True)
+
+    def _make(self, name: str, centred: bool = False) -> Basis:
         plain, _, variant = name.partition(":")
         if plain not in self:
             raise UnknownBasis(
@@ -136,23 +142,31 @@ class Bases(Mapping[str, Basis]):
                 f":whitened), got '{name}'"
             )
         basis = self._plain(plain)
+        if centred:
+            whole = basis
+            basis = dataclasses.replace(basis, load=lambda: without_mean(whole.vectors))
         return basis if not variant else _variant(basis, name, variant)
 
     def _plain(self, name: str) -> Basis:
         weights = self.weights
         if name == "position_in":
             rows = weights["W_pos"]
-            return Basis(name, "in", tuple(f"position {i}" for i in range(len(rows))), lambda: rows.copy())
+            first = self.spec.assembly.position_offset
+            labels = tuple(f"position {i - first}" if i >= first else f"padding {i}" for i in range(len(rows)))
+            return Basis(name, "in", labels, lambda: rows.view(), tensors=("W_pos",))
         if name == "token_in_mlp0":
-            return Basis(name, "in", self._labels(name, self.spec.n_vocab), lambda: _after_mlp0(weights))
+            used = ("W_E", "L0.W_in", "L0.W_gate", "L0.W_out")
+            return Basis(name, "in", self._labels(name, self.spec.n_vocab), lambda: _after_mlp0(weights), tensors=used)
         label, side = name.rsplit("_", 1)
         if side == "in":
             source = self.spec.input(label)
             size = source.n if source else 0
-            return Basis(name, "in", self._labels(name, size), lambda: weights[input_weight(label)].view())
+            table = input_weight(label)
+            return Basis(name, "in", self._labels(name, size), lambda: weights[table].view(), tensors=(table,))
         out = self.spec.output(label)
         size = out.n if out else 0
-        return Basis(name, "out", self._labels(name, size), lambda: weights[output_weight(label)].T)
+        matrix = output_weight(label)
+        return Basis(name, "out", self._labels(name, size), lambda: weights[matrix].T, tensors=(matrix,))
 
     def _labels(self, name: str, size: int) -> tuple[str, ...]:
         """Labels given for this basis, else for its kind (``token``), else numbers."""
@@ -178,15 +192,24 @@ def _variant(basis: Basis, name: str, variant: str) -> Basis:
     if key == "centred":
         return dataclasses.replace(basis, name=name, load=lambda: _centred(basis))
     if key == "whitened":
-        metric = inverse_root(basis.vectors)
+        metric = inverse_root(basis.vectors[basis.usable])
         return dataclasses.replace(basis, name=name, load=lambda: _centred(basis) @ metric, metric=metric)
-    return dataclasses.replace(basis, name=name, load=lambda: dual(basis.vectors, weight))
+    return dataclasses.replace(basis, name=name, load=lambda: _dual(basis, weight))
+
+
+def _dual(basis: Basis, ridge: float) -> np.ndarray:
+    """Dual vectors of the usable rows; the others stay zero."""
+    made = np.zeros(basis.vectors.shape)
+    made[basis.usable] = dual(basis.vectors[basis.usable], ridge)
+    return made
 
 
 def _centred(basis: Basis) -> np.ndarray:
     """Vectors relative to the mean of the usable ones; unusable rows stay zero."""
-    wide = basis.vectors.astype(np.float64)
-    return np.where(basis.usable[:, None], wide - wide[basis.usable].mean(axis=0), 0.0)
+    made = np.zeros(basis.vectors.shape)
+    kept = basis.vectors[basis.usable].astype(np.float64)
+    made[basis.usable] = kept - kept.mean(axis=0)
+    return made
 
 
 def dual(vectors: Float[np.ndarray, "token d_model"], ridge: float) -> Float[np.ndarray, "token d_model"]:
@@ -236,7 +259,7 @@ def undertrained(basis: Basis) -> Bool[np.ndarray, " token"]:
 def _mlp0_is_ready(spec: ModelSpec) -> bool:
     """Whether block 0 has an MLP that can be applied to an embedding by itself (a pre-norm reader)."""
     sub = spec.blocks[0].sublayer("mlp") if spec.blocks else None
-    return bool(sub and not sub.after)
+    return bool(sub and not sub.after and spec.assembly.norm is None)
 
 
 def _after_mlp0(weights: Weights) -> Float[np.ndarray, "token d_model"]:
@@ -246,8 +269,9 @@ def _after_mlp0(weights: Weights) -> Float[np.ndarray, "token d_model"]:
     """
     spec = weights.spec
     sub = spec.blocks[0].sublayer("mlp")
-    if sub is None or sub.name != "mlp":
-        raise FrameUnavailable("block 0 has no MLP; use token_in")
+    frame = getattr(weights, "frame", None)
+    if sub is None or (frame is not None and not frame.preserving):
+        raise FrameUnavailable(f"token_in_mlp0 runs the first MLP, which {frame or 'this model'} has not; use token_in")
     token = spec.input("token")
     stream = weights["W_E"].astype(np.float64) * (token.scale if token else 1.0)
     read = stream

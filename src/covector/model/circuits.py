@@ -88,7 +88,8 @@ def _mlp(weights: Weights, site: Site, bias: bool) -> Map:
     # An MLP's read bias stands before its activation, so an affine read map has it; b_in after the gate does not count.
     bias_role = f"{at}b_{site.kind}"
     if bias:
-        row = weights[bias_role] if bias_role in weights else np.zeros(matrix.shape[1])
+        counts = bias_role in weights and not (site.kind == "in" and mlp.bias_after_gate)
+        row = weights[bias_role] if counts else np.zeros(matrix.shape[1])
         matrix = _with_row(matrix, row)
     if site.kind == "out":
         reads = Space("neurons+1", mlp.d_mlp + 1, f"L{site.layer}") if bias else neurons
@@ -111,6 +112,19 @@ def _named(weights: Weights, site: Site, bias: bool) -> Map:
         row = weights[output_bias(label)] if output_bias(label) in weights else np.zeros(matrix.shape[1])
         matrix = _with_row(matrix, row)
     return Dense(matrix, residual(weights.spec, bias), Space(label, matrix.shape[1]), weights.stored(name))
+
+
+def site_tensors(site: Site) -> tuple[str, ...]:
+    """Canonical names of the matrices that a site's map is made of."""
+    if site.layer is None:
+        if site.kind == "pos":
+            return ("W_pos",)
+        label = {"embed": "token", "unembed": "token"}.get(site.kind, site.kind.rsplit("_", 1)[0])
+        return (input_weight(label) if site.kind == "embed" or site.kind.endswith("_in") else output_weight(label),)
+    if site.head is None:
+        return (f"L{site.layer}.W_{site.kind}",)
+    roles = {"ov": ("W_V", "W_O"), "qk": ("W_Q", "W_K")}.get(site.kind, (f"W_{site.kind.upper()}",))
+    return tuple(f"L{site.layer}.{role}" for role in roles)
 
 
 def coarsest(weights: Weights, *names: str) -> str:

@@ -2,10 +2,10 @@
 
 ``raw``          the checkpoint as it is.
 ``folded``       gains into the readers, norm biases into their biases, readers centred under LayerNorm.
-``gauge_fixed``  folded, and writers centred, and the unembedding relative to its mean token: the one LayerNorm form
-                 whose singular vectors depend on the function alone.
-``tl_default``   what TransformerLens' default loading does: folded, writers centred (LayerNorm), unembedding centred,
-                 value biases moved into b_O.
+``gauge_fixed``  folded, and writers centred, and the unembedding relative to its mean token: singular values do not
+                 change under the three gauges of a LayerNorm model (equation 6).
+``tl_default``   what TransformerLens' default loading does: folded, writers centred (if all readers are LayerNorms),
+                 unembedding centred (unless soft-capped), value biases moved into b_O.
 ``tl_demo``      a published view: raw, but diag(γ₂) W_in. Not the model's function.
 ``conjecture2022`` a published view: diag(γ₂) W_in, and diag(γ₁)(W − m 1ᵀ) for q, k, v, m the mean over all their
                  output units. Not the model's function.
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from covector.errors import FrameUnavailable, UnknownFrame
-from covector.model.spec import MLP, Attention, Block, ModelSpec, Norm, Sublayer
+from covector.model.spec import MLP, Attention, Block, ModelSpec, Norm, Sublayer, output_bias
 from covector.model.weights import Weights, frozen, split_name
 
 PRESERVING = ("raw", "folded", "gauge_fixed", "tl_default")
@@ -87,12 +87,13 @@ def check_available(weights: Weights, chosen: Frame) -> None:
     if not any(s.reads for s in subs):
         _refuse(spec, name, "it has no norm before its sublayers, so there is nothing to fold")
     kinds = {s.reads.kind for s in subs if s.reads}
-    if name == "gauge_fixed" and (kinds != {"layer"} or (spec.final_norm and spec.final_norm.kind != "layer")):
+    if name == "gauge_fixed" and "rms" in kinds:
         _refuse(spec, name, "RMSNorm does not centre: the direction 1 is part of the function; folded fixes its gauge")
-    if name == "gauge_fixed" and not all(s.reads for s in subs):
-        _refuse(spec, name, "some sublayers read the stream without a norm, so centring would change them")
+    sees = _sees_one(spec)
+    if name == "gauge_fixed" and sees:
+        _refuse(spec, name, f"centring its writers would change the function: {sees}")
     softcapped = any(o.softcap for o in spec.outputs)
-    if name in ("gauge_fixed", "tl_default") and softcapped:
+    if name == "gauge_fixed" and softcapped:
         _refuse(spec, name, "its logits are soft-capped: a constant taken off every logit is not invisible")
     if name == "conjecture2022" and spec.n_heads != spec.n_kv_heads:
         _refuse(spec, name, "the published recipe needs one fused q|k|v matrix, and its heads are grouped")
@@ -102,13 +103,31 @@ def _refuse(spec: ModelSpec, name: str, why: str) -> None:
     raise FrameUnavailable(f"frame '{name}' is not available for {spec.family}: {why}; use --frame raw")
 
 
-def centred(spec: ModelSpec, chosen: Frame, side: str) -> bool:
-    """Whether every direction on this side of a map has no part along 1, so that it lives in d_model − 1 dimensions."""
-    norms = [s.reads for b in spec.blocks for s in b.sublayers]
-    if side == "read":
-        return chosen.centres_reads and any(norm and norm.kind == "layer" for norm in norms)
-    # One reader that sees the direction 1 (an RMSNorm, or no norm, before the unembedding) keeps writers as they are.
-    return chosen.centres_writes and all(norm and norm.kind == "layer" for norm in (*norms, spec.final_norm))
+def reads_centred(spec: ModelSpec, chosen: Frame, tensor: str) -> bool:
+    """Whether what this canonical tensor reads has no part along 1: it reads through a LayerNorm, folded and centred."""
+    norm = reader_norm(spec, tensor)
+    return chosen.centres_reads and norm is not None and spec.norms()[norm].kind == "layer"
+
+
+def writes_centred(spec: ModelSpec, chosen: Frame) -> bool:
+    """Whether what is written to the stream has no part along 1 in this frame."""
+    return chosen.centres_writes and _sees_one(spec) is None
+
+
+def _sees_one(spec: ModelSpec) -> str | None:
+    """What in this anatomy sees the stream's part along 1, so that centring writers would change it; None if nothing."""
+    subs = [s for b in spec.blocks for s in b.sublayers]
+    if not all(s.reads and s.reads.kind == "layer" for s in subs):
+        return "not every sublayer reads through LayerNorm, which alone ignores the direction 1"
+    if spec.final_norm is None or spec.final_norm.kind != "layer":
+        return "its outputs do not read through LayerNorm"
+    if any(s.post and s.post.kind != "layer" for s in subs):
+        return "a norm that does not centre stands behind its sublayers"
+    if spec.assembly.norm and spec.assembly.norm.kind != "layer":
+        return "a norm that does not centre stands behind its embeddings"
+    if any(i.activation for i in spec.assembly.inputs):
+        return "an activation stands behind its embeddings"
+    return None
 
 
 def _spec(spec: ModelSpec, chosen: Frame) -> ModelSpec:
@@ -163,8 +182,11 @@ class FramedWeights:
         """The dtype of the checkpoint's tensor that this one is made from."""
         if name in self.base:
             return self.base.stored(name)
-        layer, role = split_name(name)
-        return self.base.stored((f"L{layer}." if layer is not None else "") + role.replace("b_", "W_"))
+        return self.base.stored(_matrix_of(name))
+
+    def origin(self, name: str) -> tuple[str, str]:
+        """Where the checkpoint's tensor of this name is stored, and the sha256 of its stored bytes."""
+        return self.base.origin(name)
 
     def _view(self, layer: int | None, role: str) -> np.ndarray:
         name = role if layer is None else f"L{layer}.{role}"
@@ -179,7 +201,7 @@ class FramedWeights:
 
     def _preserving(self, name: str, layer: int | None, role: str) -> np.ndarray:
         reader = reader_norm(self.base.spec, name)
-        if reader and role.split(".")[-1].startswith("W"):
+        if name == "W_U" or (reader and role.split(".")[-1].startswith("W")):
             return self._read(name, reader)
         if role in ("b_Q", "b_K", "b_V", "b_in", "b_gate") or role == "b_U" or role.endswith(".b"):
             return self._bias(name, role, reader)
@@ -190,17 +212,17 @@ class FramedWeights:
         writes = role in ("W_E", "W_pos", "W_O", "W_out", "b_O") or (role.startswith("in.") and role[-1] in "Wb")
         return self._write(self.base[name]) if writes else self.base[name]
 
-    def _read(self, name: str, norm: str) -> np.ndarray:
-        array = _scaled(self.base[name], _gain(self.base, norm))
-        if self.base.spec.norms()[norm].kind == "layer":
+    def _read(self, name: str, norm: str | None) -> np.ndarray:
+        array = _scaled(self.base[name], _gain(self.base, norm) if norm else None)
+        if norm and self.base.spec.norms()[norm].kind == "layer":
             array = array - array.mean(axis=-2, keepdims=True, dtype=np.float64).astype(array.dtype)
-        if name == "W_U" and self.frame.name in ("gauge_fixed", "tl_default"):
+        if name == "W_U" and self._outputs_centred:
             array = array - array.mean(axis=-1, keepdims=True, dtype=np.float64).astype(array.dtype)
         return array
 
     def _bias(self, name: str, role: str, norm: str | None) -> np.ndarray:
         """b + β W, with the reader as stored; tl_default has moved value biases on, b_in after a gate went to b_out."""
-        matrix = name.replace("b_", "W_") if "b_" in role else name.removesuffix(".b") + ".W"
+        matrix = _matrix_of(name)
         after_gate = role == "b_in" and self._moves_b_in(name)
         own = self.base[name].astype(np.float64) if name in self.base and not after_gate else None
         beta = self.base[f"{norm}.bias"] if norm and f"{norm}.bias" in self.base else None
@@ -211,12 +233,18 @@ class FramedWeights:
             own = np.zeros(_bias_shape(self.base[matrix]))
         if role == "b_V" and self.frame.name == "tl_default":
             return np.zeros_like(own)
-        if role == "b_U" and self.frame.name in ("gauge_fixed", "tl_default"):
+        if role == "b_U" and self._outputs_centred:
             return own - own.mean()
         return own
 
+    @property
+    def _outputs_centred(self) -> bool:
+        """Whether a constant is taken off all logits: invisible to softmax, but not behind a soft-cap."""
+        softcapped = any(o.softcap for o in self.base.spec.outputs)
+        return self.frame.name in ("gauge_fixed", "tl_default") and not softcapped
+
     def _write(self, array: np.ndarray) -> np.ndarray:
-        if not (centred(self.base.spec, self.frame, "write")):
+        if not writes_centred(self.base.spec, self.frame):
             return array
         wide = array if array.size > _LARGE else array.astype(np.float64)
         return wide - wide.mean(axis=-1, keepdims=True, dtype=np.float64).astype(wide.dtype)
@@ -289,9 +317,34 @@ def _new_biases(base: Weights, chosen: Frame) -> list[str]:
             elif isinstance(sub.part, MLP):
                 made += [f"L{i}.{r}" for r in ("b_in", *["b_gate"] * sub.part.gated)] if shifted else []
                 made += [f"L{i}.b_out"] if sub.part.bias_after_gate and f"L{i}.b_in" in base else []
-    if "final_norm.bias" in base:
-        made += ["b_U" if o.name == "token" else f"out.{o.name}.b" for o in base.spec.outputs if not o.transform]
+    for out in base.spec.outputs:
+        own, inner = output_bias(out.name), f"out.{out.name}.transform.b"
+        made += [inner if out.transform else own] if "final_norm.bias" in base else []
+        made += [own] if f"out.{out.name}.norm.bias" in base else []
     return made
+
+
+def _matrix_of(bias: str) -> str:
+    """The matrix that a bias stands beside: ``L3.b_Q`` → ``L3.W_Q``, ``out.action.b`` → ``out.action.W``."""
+    if bias.endswith(".b"):
+        return bias.removesuffix(".b") + ".W"
+    lead, dot, role = bias.rpartition(".")
+    return lead + dot + "W_" + role.removeprefix("b_")
+
+
+def rounding_norm(weights: Weights, name: str, head: int | None = None) -> float | None:
+    """Frobenius norm that the rounding of a stored tensor is relative to, where a frame has rewritten it; else None.
+
+    Rounding happened to the stored entries, before means were subtracted; where a gain was folded its own rounding
+    adds, so an entry of the product is off by up to two unit roundoffs of its size.
+    """
+    if not isinstance(weights, FramedWeights):
+        return None
+    stored = weights.base[name] if head is None else weights.base[name][head]
+    norm = reader_norm(weights.base.spec, name)
+    gain = _gain(weights.base, norm) if norm else None
+    size = float(np.linalg.norm(stored.astype(np.float64) if gain is None else stored * gain[:, None]))
+    return size if gain is None else 2 * size
 
 
 def _gain(weights: Weights, norm: str) -> np.ndarray | None:

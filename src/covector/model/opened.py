@@ -14,7 +14,7 @@ from covector.linalg.maps import Map
 from covector.model.address import Site, site, sites
 from covector.model.bases import Bases
 from covector.model.circuits import map_at
-from covector.model.frames import Frame, frame, framed
+from covector.model.frames import Frame, frame, framed, reader_norm
 from covector.model.spec import ModelSpec
 from covector.model.weights import Weights
 
@@ -85,6 +85,15 @@ class Model:
         """The same model in another frame. Raises UnknownFrame, FrameUnavailable."""
         chosen = frame(name) if isinstance(name, str) else name
         return dataclasses.replace(self, weights=framed(self.stored, chosen), frame=chosen)
+
+    def origins(self, *names: str) -> dict[str, str]:
+        """Stored name → sha256 of its stored bytes, for canonical tensors and, in a frame, the norms in front of them.
+
+        A result that records these can be told from one of another checkpoint with the same shapes.
+        """
+        norms = {reader_norm(self.stored.spec, name) for name in names} - {None} if self.frame.name != "raw" else set()
+        wanted = (*names, *(f"{norm}.{part}" for norm in sorted(map(str, norms)) for part in ("gain", "bias")))
+        return dict(self.stored.origin(name) for name in dict.fromkeys(wanted) if name in self.stored)
 
     @cached_property
     def meta(self) -> dict[str, Any]:

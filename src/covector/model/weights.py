@@ -4,6 +4,7 @@ Every matrix is input x output with the head axis first (``W_Q [head, d_model, d
 Values are frozen: arrays come back read-only, and whoever wants other weights makes another `Weights`.
 """
 
+import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -66,6 +67,10 @@ class Weights(Protocol):
         """The dtype that the checkpoint stores this tensor in (``float16`` …)."""
         ...
 
+    def origin(self, name: str) -> tuple[str, str]:
+        """The stored name of a tensor, and the sha256 of its stored bytes."""
+        ...
+
 
 @dataclass(frozen=True)
 class ArrayWeights:
@@ -94,6 +99,10 @@ class ArrayWeights:
     def stored(self, name: str) -> str:
         """The declared storage dtype, else the array's own."""
         return self.dtypes.get(name, str(self.arrays[name].dtype))
+
+    def origin(self, name: str) -> tuple[str, str]:
+        """The name itself, and the sha256 of the values."""
+        return name, hashlib.sha256(np.ascontiguousarray(self.arrays[name]).tobytes()).hexdigest()
 
 
 def frozen(array: np.ndarray) -> np.ndarray:

@@ -1,0 +1,114 @@
+"""Claim: all heads' OV are decomposed 2.3 times faster, and a million times more exactly, than by TransformerLens.
+
+24 heads of gpt2-medium's shape (d_model 1024, d_head 64), random directions, gains of both factors falling by a factor
+of 20. One process, one thread each, processor time, the two taking turns so that a busy neighbour slows both alike:
+
+* TransformerLens: ``FactoredMatrix(W_V, W_O).svd()``, float32, all heads in one call, as its users call it;
+* covector: `svd(Factored(W_V, W_O, …))` of each head, float64 throughout, with signs, gaps and storage noise.
+
+Both are then held against the SVD of the dense product in float64. Exits with 1 when the median ratio of the pairs is
+below 2.3, or when covector's gains are not right to 1e-11. Set up and run as benchmarks/README.md says.
+"""
+
+import platform
+import sys
+from importlib.metadata import version
+from statistics import median
+from time import process_time
+
+import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
+from transformer_lens import FactoredMatrix
+
+from covector.linalg.maps import Factored, Space
+from covector.linalg.product_svd import product_dyads
+from covector.linalg.svd import SVD, svd
+
+D_MODEL, D_HEAD, HEADS, PAIRS, CHECKED = 1024, 64, 24, 9, 3
+AT_LEAST, EXACT = 2.3, 1e-11
+# Condition of one factor, assumed; the product's is then about 100. From about 1000 on the slower route is taken.
+SPREAD = 20.0
+RESIDUAL = Space("residual", D_MODEL)
+
+
+def head(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """W_V and W_O of one head in float32, each with a falling spectrum in directions of its own."""
+    rng = np.random.default_rng(seed)
+    gains = np.geomspace(1.0, 1 / SPREAD, D_HEAD)
+
+    def frame(n: int) -> np.ndarray:
+        return np.linalg.qr(rng.standard_normal((n, D_HEAD)))[0]
+
+    W_V = (frame(D_MODEL) * gains) @ frame(D_HEAD).T
+    W_O = frame(D_HEAD) @ (gains[:, None] * frame(D_MODEL).T)
+    return W_V.astype(np.float32), W_O.astype(np.float32)
+
+
+def ours(heads: list[tuple[np.ndarray, np.ndarray]]) -> list[SVD]:
+    return [svd(Factored(W_V, W_O, RESIDUAL, RESIDUAL)) for W_V, W_O in heads]
+
+
+def theirs(W_V: torch.Tensor, W_O: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return FactoredMatrix(W_V, W_O).svd()
+
+
+def errors(U: np.ndarray, S: np.ndarray, exact: tuple[np.ndarray, np.ndarray]) -> tuple[float, float, float]:
+    """Largest relative error of a gain, sine of the worst read direction's angle, loss of orthogonality."""
+    U, S = U[:, :D_HEAD].astype(np.float64), S[:D_HEAD].astype(np.float64)
+    true_U, true_S = exact
+    cosine = np.sum(U * true_U, axis=0)
+    sine = np.linalg.norm(U - true_U * cosine, axis=0)
+    orthogonality = np.abs(U.T @ U - np.eye(D_HEAD)).max()
+    return float(np.abs(S / true_S - 1).max()), float(sine.max()), float(orthogonality)
+
+
+def main() -> int:
+    heads = [head(seed) for seed in range(HEADS)]
+    W_V, W_O = (torch.from_numpy(np.stack(side)) for side in zip(*heads, strict=True))
+    found, peer = ours(heads), theirs(W_V, W_O)  # warm: imports, caches
+    seconds: dict[str, list[float]] = {"covector": [], "TransformerLens": []}
+    bare = []
+    for _ in range(PAIRS):
+        # Results are kept until both are done, as whoever asks for all heads keeps them.
+        start = process_time()
+        peer = theirs(W_V, W_O)
+        middle = process_time()
+        found = ours(heads)
+        end = process_time()
+        seconds["TransformerLens"].append(middle - start)
+        seconds["covector"].append(end - middle)
+        dyads = [product_dyads(*pair) for pair in heads]
+        bare.append(process_time() - end)
+        del dyads
+    worst = {"covector": np.zeros(3), "TransformerLens": np.zeros(3)}
+    for i, (left, right) in enumerate(heads[:CHECKED]):
+        U, S, _ = np.linalg.svd(left.astype(np.float64) @ right.astype(np.float64))
+        exact = U[:, :D_HEAD], S[:D_HEAD]
+        worst["covector"] = np.maximum(worst["covector"], errors(found[i].U, found[i].S, exact))
+        worst["TransformerLens"] = np.maximum(
+            worst["TransformerLens"], errors(peer[0][i].numpy(), peer[1][i].numpy(), exact)
+        )
+    ratios = [a / b for a, b in zip(seconds["TransformerLens"], seconds["covector"], strict=True)]
+    print(
+        f"{platform.machine()}, 1 thread, processor time, {PAIRS} pairs; {HEADS} heads of {D_MODEL} x {D_HEAD}; "
+        f"transformer-lens {version('transformer-lens')}, torch {torch.__version__}, numpy {np.__version__}"
+    )
+    for name, values in seconds.items():
+        gain, angle, orthogonality = worst[name]
+        print(
+            f"  {name:15s} {1e3 * median(values):7.1f} ms (min {1e3 * min(values):.1f}); against the dense SVD: gains "
+            f"{gain:.0e} relative, read directions {angle:.0e} rad, orthogonality {orthogonality:.0e}"
+        )
+    print(
+        f"  of which the dyads alone, without signs, gaps and noise: {1e3 * median(bare):.1f} ms, "
+        f"ratio {median(seconds['TransformerLens']) / median(bare):.2f}"
+    )
+    print(f"  ratio {median(ratios):.2f} (pairs {min(ratios):.2f} to {max(ratios):.2f}; claimed: at least {AT_LEAST})")
+    return 0 if median(ratios) >= AT_LEAST and worst["covector"][0] <= EXACT else 1
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
+        sys.exit(main())
