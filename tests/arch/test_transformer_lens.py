@@ -290,7 +290,7 @@ def test_a_final_rms_norm_is_what_the_module_is_and_keeps_writers_as_they_are() 
     frame = opened.framed("tl_default")
     np.testing.assert_allclose(log_probs(frame.weights), log_probs(opened.weights), **CLOSE)
     assert np.array_equal(frame.weights["W_E"], opened.weights["W_E"])
-    with pytest.raises(FrameUnavailable, match="RMSNorm does not centre"):
+    with pytest.raises(FrameUnavailable, match="its outputs do not read through LayerNorm"):
         opened.framed("gauge_fixed")
     model.ln_final = type("LayerNormPre", (), {})()
     assert covector.open(model).spec.final_norm == opened.spec.norms()["L0.attn_norm"]

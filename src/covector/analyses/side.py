@@ -53,7 +53,7 @@ class SideReading:
     rows: Float[np.ndarray, "r d"]
 
     def zeta_of(self, label: int) -> Float[np.ndarray, " r"]:
-        """√d·cos of every direction with one label, compared exactly as the lists are. Raises BadRequest without one."""
+        """√d·cos of every direction with one label, compared as the lists are. Raises BadRequest for a null label."""
         if not self.basis.usable[label]:
             raise BadRequest(
                 f"'{self.basis.labels[label]}' has no direction in {self.basis.name}: ask for another label"
