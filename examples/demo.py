@@ -34,7 +34,7 @@ def main() -> int:
     table.save(OUT / "readout.parquet")
     table.save(OUT / "readout.json")
     sys.stdout.write(f"\nresults: {OUT}/readout.json, {OUT}/readout.parquet\n")
-    sys.stdout.write("go on:   .venv/bin/covector svd demo-lm L1H0 --grid      .venv/bin/covector --help\n")
+    sys.stdout.write("go on:   .venv/bin/covector svd demo-lm L3.mlp.out --grid      .venv/bin/covector --help\n")
     return 0
 
 

@@ -36,7 +36,9 @@ def test_the_python_on_a_page_runs_from_top_to_bottom(page: Path, tmp_path: Path
 
 def commands(page: Path) -> list[str]:
     """Lines of shell blocks that run covector on bundled models; others name checkpoints a reader has to have."""
-    lines = [line.split("#")[0].strip() for block in blocks(page, "") + blocks(page, "sh") for line in block.splitlines()]
+    lines = [
+        line.split("#")[0].strip() for block in blocks(page, "") + blocks(page, "sh") for line in block.splitlines()
+    ]
     return [line for line in lines if line.startswith("covector ") and "demo-" in line]
 
 
