@@ -104,7 +104,7 @@ def _refuse(spec: ModelSpec, name: str, why: str) -> None:
 
 
 def reads_centred(spec: ModelSpec, chosen: Frame, tensor: str) -> bool:
-    """Whether what this canonical tensor reads has no part along 1: it reads through a LayerNorm, folded and centred."""
+    """Whether what this tensor reads has no part along 1: it reads through a LayerNorm, folded and centred."""
     norm = reader_norm(spec, tensor)
     return chosen.centres_reads and norm is not None and spec.norms()[norm].kind == "layer"
 
@@ -115,7 +115,7 @@ def writes_centred(spec: ModelSpec, chosen: Frame) -> bool:
 
 
 def _sees_one(spec: ModelSpec) -> str | None:
-    """What in this anatomy sees the stream's part along 1, so that centring writers would change it; None if nothing."""
+    """What sees the stream's part along 1, so that centring writers would change the function; None if nothing."""
     subs = [s for b in spec.blocks for s in b.sublayers]
     if not all(s.reads and s.reads.kind == "layer" for s in subs):
         return "not every sublayer reads through LayerNorm, which alone ignores the direction 1"
