@@ -117,7 +117,9 @@ class _Screening:
         with np.errstate(all="ignore"):
             squares = np.einsum("nd,nd->n", self.tokens, self.tokens)[self.ids]
         if not np.isfinite(squares).all():
-            raise BadRequest(f"kept vectors must be finite ({self.tokens.dtype} squares); leave the others out with keep")
+            raise BadRequest(
+                f"kept vectors must be finite ({self.tokens.dtype} squares); leave the others out with keep"
+            )
         return float(np.sqrt(squares.max() + self.tokens.shape[1] * smallest))
 
     def chunk(self, rows: slice) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
