@@ -43,6 +43,6 @@ def inspect(
 
         sizes, table = table, prove(model, layout, strict=strict, dtype=dtype, seed=seed)
         told = {"spec": sizes.meta["spec"], "parameters": sizes.meta["parameters"], "frame": "raw"}
-        table = dataclasses.replace(table, title=f"{sizes.title}\n{table.title}", says=f"{sizes.says} {table.says}",
-                                    meta={**table.meta, **told})  # fmt: skip
+        title = f"{sizes.title} · {table.title.partition(' · ')[2]}"
+        table = dataclasses.replace(table, title=title, says=f"{sizes.says} {table.says}", meta={**table.meta, **told})
     emit(table, as_json=json, out=out, plot=plot, quiet=quiet, seconds=time.perf_counter() - start)
