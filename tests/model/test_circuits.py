@@ -7,6 +7,7 @@ import torch
 from covector.linalg.svd import svd
 from covector.model.address import site
 from covector.model.circuits import cautions, map_at
+from covector.model.opened import Model
 from covector.model.weights import ArrayWeights
 from covector.run.decoder import Decoder
 from random_checkpoints import random_model, random_weights
@@ -93,3 +94,24 @@ def test_flipping_a_neurons_sign_keeps_the_function_for_odd_activations_only(nam
     assert same == (name in ("tanh", "linear"))
     sigma = [np.linalg.svd(w, compute_uv=False) for w in (base["L1.W_in"], arrays["L1.W_in"])]
     np.testing.assert_allclose(sigma[1], sigma[0], rtol=1e-12)
+
+
+@pytest.mark.parametrize("stored", ["float16"])
+@pytest.mark.parametrize("frame", ["raw", "folded", "gauge_fixed"])
+@pytest.mark.parametrize("address", ["L1.mlp.out", "L1.mlp.in", "L1H2.ov"])
+def test_what_rounding_can_turn_is_bounded_in_every_frame(address: str, frame: str, stored: str) -> None:
+    """Weights rounded to half precision: no direction turns by more than the printed bound, whatever the frame."""
+    base = random_weights("gpt2")
+    arrays = {n: np.array(base[n]) for n in base.names()}
+    for name in ("L1.W_O", "L1.W_out"):  # writers with a mean far above their spread, as trained ones may have
+        arrays[name] = arrays[name] + 20 * np.random.default_rng(7).standard_normal((*arrays[name].shape[:-1], 1))
+    coarse = {n: a.astype(stored).astype(np.float64) for n, a in arrays.items()}
+    found = []
+    for held in (arrays, coarse):
+        weights = ArrayWeights(base.spec, held, dict.fromkeys(held, stored))
+        found.append(svd(Model("m", weights, weights).framed(frame).map(address)))
+    exact, rounded = found
+    for i in range(min(exact.rank, rounded.rank)):
+        if rounded.wedin[i] < 1:
+            sine = np.sqrt(max(0.0, 1 - (exact.U[:, i] @ rounded.U[:, i]) ** 2))
+            assert sine <= rounded.wedin[i] + 1e-9, (i, sine, rounded.wedin[i])

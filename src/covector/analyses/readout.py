@@ -347,7 +347,7 @@ def _says(sides: list[_Side], shown: int, site: str, q: dict[str, np.ndarray]) -
     parts = []
     for side in sides:
         if side.reading:
-            verb = "read" if side.name == "read" or site.endswith(".qk") else "write"
+            verb = {"read": "query", "write": "match as keys"}[side.name] if site.endswith(".qk") else side.name
             beyond = int(np.sum(q[side.name] < LEVEL))
             parts.append(f"{beyond} of {shown} dyads {verb} {side.reading.basis.name} beyond chance")
     if not parts:
@@ -376,4 +376,5 @@ def _own_rows(model: Model, site: Site, sides: list[_Side]) -> list[str]:
 
 
 def _next(model: Model, site: str) -> str:
-    return f"covector svd {model.words} {site} --grid"
+    frame = "" if str(model.frame) == "raw" else f" --frame {model.frame}"
+    return f"covector svd {model.words} {site}{frame} --grid"

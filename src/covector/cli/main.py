@@ -17,7 +17,6 @@ from covector.errors import CovectorError
 app = typer.Typer(
     name="covector",
     help="Read a transformer's weights: what each direction reads and writes, and how likely that is by chance.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -52,6 +51,7 @@ def main() -> None:
 def run(words: list[str]) -> int:
     """Run one command line; returns the exit code. With COVECTOR_DEBUG=1 a failure keeps its traceback."""
     command = typer.main.get_command(app)
+    words = words or ["--help"]
     try:
         result = command.main(args=words, prog_name="covector", standalone_mode=False)
         return result if isinstance(result, int) else 0

@@ -7,11 +7,14 @@ front of its input: OV gets the row b_V W_O + b_O / n_heads, QK the query and ke
 Source: `docs/theory/maps.md`, equations 1–6.
 """
 
+import dataclasses
+
 import numpy as np
 
 from covector.errors import BadSite
 from covector.linalg.maps import Dense, Factored, Map, Space
 from covector.model.address import Site
+from covector.model.frames import rounding_norm
 from covector.model.spec import ModelSpec, input_weight, output_bias, output_weight
 from covector.model.weights import Weights
 
@@ -31,13 +34,27 @@ def map_at(weights: Weights, site: Site, bias: bool = False) -> Map:
     rotary turning (for rotary heads: the score at offset 0).
     """
     if site.layer is None:
-        return _named(weights, site, bias)
-    if site.in_mlp:
-        return _mlp(weights, site, bias)
-    return _head(weights, site, bias)
+        made = _named(weights, site, bias)
+    elif site.in_mlp:
+        made = _mlp(weights, site, bias)
+    else:
+        made = _head(weights, site, bias)
+    rounded = _rounded(weights, site)
+    return made if rounded is None else dataclasses.replace(made, rounded=rounded)
 
 
-def _head(weights: Weights, site: Site, bias: bool) -> Map:
+def _rounded(weights: Weights, site: Site) -> tuple[float, ...] | None:
+    """What storage rounding is relative to, per factor, where a frame has rewritten the stored matrices."""
+    attn = weights.spec.blocks[site.layer].attn if site.layer is not None else None
+    heads: tuple[int | None, ...] = (site.head,)
+    if attn is not None and site.head is not None and site.kind in ("ov", "qk"):
+        own = attn.kv_of(site.head)
+        heads = (own, site.head) if site.kind == "ov" else (site.head, own)
+    norms = [rounding_norm(weights, name, head) for name, head in zip(site_tensors(site), heads, strict=True)]
+    return None if None in norms else tuple(float(n) for n in norms if n is not None)
+
+
+def _head(weights: Weights, site: Site, bias: bool) -> Dense | Factored:
     attn = weights.spec.blocks[site.layer or 0].attn
     if attn is None or site.head is None:
         raise BadSite(f"{site}: block {site.layer} has no attention")
@@ -78,7 +95,7 @@ def _ov_bias(
     return np.concatenate([top, below]), np.concatenate([write, b_o[None]])
 
 
-def _mlp(weights: Weights, site: Site, bias: bool) -> Map:
+def _mlp(weights: Weights, site: Site, bias: bool) -> Dense:
     mlp = weights.spec.blocks[site.layer or 0].mlp
     if mlp is None or (site.kind == "gate" and not mlp.gated):
         raise BadSite(f"{site}: block {site.layer} has no such MLP map")
@@ -97,7 +114,7 @@ def _mlp(weights: Weights, site: Site, bias: bool) -> Map:
     return Dense(matrix, residual(weights.spec, bias), neurons, stored)
 
 
-def _named(weights: Weights, site: Site, bias: bool) -> Map:
+def _named(weights: Weights, site: Site, bias: bool) -> Dense:
     stream = residual(weights.spec)
     if site.kind == "pos":
         table = weights["W_pos"]

@@ -343,7 +343,7 @@ def rounding_norm(weights: Weights, name: str, head: int | None = None) -> float
     stored = weights.base[name] if head is None else weights.base[name][head]
     norm = reader_norm(weights.base.spec, name)
     gain = _gain(weights.base, norm) if norm else None
-    size = float(np.linalg.norm(stored.astype(np.float64) if gain is None else stored * gain[:, None]))
+    size = float(np.linalg.norm(stored if gain is None else stored * gain[:, None].astype(stored.dtype)))
     return size if gain is None else 2 * size
 
 
