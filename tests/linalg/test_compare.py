@@ -120,13 +120,112 @@ def test_another_basis_of_a_block_is_a_rotation_inside_it():
     relation = relate(ours, U, ours.S, Vh)
     assert (relation.kind, relation.rotated) == ("rotated", (range(1, 4),))
     assert "rotated inside 1-3" in relation.words
-    # So is a block that leans out of its span by more than the rounding of float64 allows.
+    # A block that leans out of its span by more than the rounding of float64 allows is another matrix.
+    outside = normal(16, D)
+    outside -= ours.Vh.T @ (ours.Vh @ outside)
     leaning = Vh.copy()
-    leaning[2] += 1e-9 * ours.Vh[4]
+    leaning[2] += 1e-9 * outside / np.linalg.norm(outside)
     assert relate(ours, U, ours.S, leaning).first_difference == 1
     # Turning one side alone, or the two sides apart, is another matrix.
     assert relate(ours, U, ours.S, ours.Vh).first_difference == 1
     assert relate(ours, U, ours.S, np.concatenate([Vh[:1], turn @ Vh[1:4], Vh[4:]])).kind == "different"
+
+
+@pytest.mark.parametrize("how", ["widened", "listed", "printed"])
+def test_float32_arrays_that_became_float64_are_still_float32(how):
+    W = normal(8, 64, D).astype(np.float32)
+    ours = svd(Dense(W, NEURONS, RESIDUAL))
+    arrays = [a.astype(np.float64) for a in lapack_svd(W, full_matrices=False)]
+    if how == "listed":
+        arrays = [np.array(a.tolist()) for a in arrays]
+    if how == "printed":
+        arrays = [np.array([float(f"{x:.7g}") for x in a.ravel()]).reshape(a.shape) for a in arrays]
+    relation = relate(ours, *arrays)
+    assert relation.kind == "sign"
+    assert relation.departure is not None
+    assert 1e-9 < relation.departure < 1e-5
+    assert "compared as float32, their vectors being orthonormal to" in relation.words
+    # Where such arrays part from ours is told by what float32 can tell.
+    arrays[1][40] *= 1.01
+    assert relate(ours, *arrays).first_difference == 40
+    # Arrays that are orthonormal as float64 makes them get no such allowance, nor do those that are not at all.
+    U, S, Vh = signed_like_ours()
+    for stretched in (1 + 1e-15, 1 + 1e-3):
+        wrong = relate(OURS, U * stretched, S * (1 + 1e-6), Vh)
+        assert (wrong.kind, wrong.departure) == ("different", None)
+
+
+def test_half_precision_can_hold_an_svd_though_it_cannot_make_one():
+    U, S, Vh = (a.astype(np.float16) for a in theirs())
+    assert relate(OURS, U, S, Vh).kind == "sign"
+    coarse = [(a * 2**-3).astype(np.float32) for a in (U, S, Vh)]
+    coarse = [(a.view(np.uint32) & 0xFFFF0000).view(np.float32) * 8 for a in coarse]
+    assert relate(OURS, *coarse, held="bfloat16").kind == "sign"
+    assert relate(OURS, *coarse).kind == "different"
+    with pytest.raises(BadRequest, match="held must be one of float64, float32, float16, bfloat16, came 'fp8'"):
+        relate(OURS, U, S, Vh, held="fp8")
+
+
+def random_dyads(seed: int, k: int, gains: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    U, V = (np.linalg.qr(normal(seed + side, 128, k))[0] for side in (0, 100))
+    return U, gains[:k], V.T.copy()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("k", [1, 5, 32])
+def test_random_dyads_are_never_explained_by_what_a_dtype_leaves_open(dtype, k):
+    space = Space("residual", 128)
+    # Steps of a half-precision rounding: one run down to the kernel, in which no single dyad is fixed.
+    falling = np.linspace(1.0, 0.002, 32)
+    turned = [np.linalg.qr(normal(seed, 128, 32))[0] for seed in (20, 21)]
+    for ours in (
+        svd(Factored(normal(18, 128, 32), normal(19, 32, 128), space, space)),
+        svd(Factored(turned[0] * falling, turned[1].T.copy(), space, space)),
+    ):
+        for seed in range(10):
+            U, S, Vh = random_dyads(seed, k, np.array(ours.S))
+            assert relate(ours, U.astype(dtype), S.astype(dtype), Vh.astype(dtype)).kind == "different"
+        held = [np.array(a).astype(dtype) for a in (ours.U[:, :k], ours.S[:k], ours.Vh[:k])]
+        assert relate(ours, *held).kind != "different"
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_one_dyad_of_a_degenerate_pair_has_its_gain_and_lies_in_its_span(dtype):
+    U, V = (np.linalg.qr(normal(seed, 128, 2))[0] for seed in (30, 31))
+    space = Space("residual", 128)
+    ours = svd(Factored(U * 2.0, V.T.copy(), space, space))
+    turn = np.linalg.qr(normal(32, 2, 2))[0]
+
+    def one(left: np.ndarray, gain: float, right: np.ndarray) -> str:
+        return relate(ours, left.astype(dtype)[:, None], np.array([gain], dtype), right.astype(dtype)[None]).kind
+
+    left, right = ours.U @ turn[:, 0], turn[:, 0] @ ours.Vh
+    assert one(left, 2.0, right) == "undetermined"
+    assert one(left, 42.0, right) == "different"
+    assert one(left, 2.0, -right) == "different"
+    assert one(left, 2.0, turn[:, 1] @ ours.Vh) == "different"
+    assert one(0 * left, 2.0, 0 * right) == "different"
+    # Leaning out of the span alike on both sides, with the gain of what stays inside.
+    beside = np.linalg.qr(np.stack([ours.U[:, 0], ours.U[:, 1], normal(34, 128)], axis=1))[0][:, 2]
+    aside = np.linalg.qr(np.stack([ours.Vh[0], ours.Vh[1], normal(35, 128)], axis=1))[0][:, 2]
+    assert one(0.8 * left + 0.6 * beside, 2.0, 0.8 * right + 0.6 * aside) == "different"
+    apart = random_dyads(33, 1, np.array([2.0]))
+    assert one(apart[0][:, 0], 2.0, apart[2][0]) == "different"
+    assert one(apart[0][:, 0], 42.0, apart[2][0]) == "different"
+
+
+def test_a_dyad_beside_what_was_left_out_of_ours_must_not_meet_our_other_dyads():
+    whole, _ = with_block()
+    ours = svd(Factored(whole.U * whole.S, np.array(whole.Vh), RESIDUAL, RESIDUAL), rank=2)
+    U, S, Vh = (np.array(a) for a in (whole.U[:, :2], whole.S[:2], whole.Vh[:2]))
+    assert relate(ours, U, S, Vh).undetermined == (1,)
+    # Any unit vectors of the unseen rest would do, but with this gain.
+    unseen = np.array(whole.U[:, [0, 4]]), np.array(whole.Vh[[0, 4]])
+    assert relate(ours, unseen[0], S, unseen[1]).undetermined == (1,)
+    for left, right in ((U, Vh), unseen):
+        assert relate(ours, left, S * [1, 0.75], right).first_difference == 1
+    tilted = U @ np.array([[1.0, 0.6], [0.0, 0.8]])
+    assert relate(ours, tilted, S, Vh).first_difference == 1
 
 
 def test_a_block_that_was_cut_short_determines_nothing():

@@ -1,5 +1,6 @@
 """Maps: five questions, and an algebra that keeps factors apart without changing what a map does."""
 
+import dataclasses
 from dataclasses import FrozenInstanceError
 from itertools import product
 
@@ -184,6 +185,56 @@ def test_the_coarser_storage_dtype_survives_composition_and_sums():
     assert maps.add(factored(2), half).stored == "bfloat16"
     assert maps.compose(dense(3, MIDDLE, READS), half).stored == "bfloat16"
     assert maps.low_rank_update(half, normal(1, 7, 1), normal(2, 1, 8)).stored == "bfloat16"
+
+
+def noted(m: Map, *sizes: float) -> Map:
+    return dataclasses.replace(m, rounded=sizes)  # type: ignore[arg-type]
+
+
+def rounded_of(m: Map) -> tuple[float, ...]:
+    """What a map says of its arrays as they were stored, or their own norms."""
+    assert isinstance(m, Dense | Factored)
+    arrays = (m.W,) if isinstance(m, Dense) else (m.A, m.B)
+    return m.rounded or tuple(float(np.linalg.norm(a)) for a in arrays)
+
+
+def test_the_norms_of_stored_arrays_follow_the_algebra():
+    d, f = noted(dense(1), 40.0), noted(factored(2), 30.0, 50.0)
+    assert rounded_of(d.T) == (40.0,)
+    assert rounded_of(f.T) == (50.0, 30.0)
+    assert rounded_of(maps.scale(d, -0.5)) == (20.0,)
+    assert rounded_of(maps.scale(f, -0.5)) == (30.0, 25.0)
+    # Errors of sums add in the worst case, those of stacked factors in squares.
+    own = float(np.linalg.norm(dense(3).W))
+    assert rounded_of(maps.add(d, dense(3))) == pytest.approx((40.0 + own,))
+    A, B = normal(4, 7, 2), normal(5, 2, 8)
+    stacked = maps.low_rank_update(f, A, B)
+    assert rounded_of(stacked) == pytest.approx((np.hypot(30.0, np.linalg.norm(A)), np.hypot(50.0, np.linalg.norm(B))))
+    for overlaid in (maps.low_rank_update(d, A, B), maps.add(f, d), maps.scale(maps.low_rank_update(d, A, B), 2.0)):
+        assert isinstance(overlaid, Updated)
+        assert overlaid.base.rounded is not None
+    assert maps.low_rank_update(d, A, B).T.base.rounded == (40.0,)  # type: ignore[attr-defined]
+    # Nothing is made up where nothing was said.
+    for plain in (dense(1).T, maps.scale(factored(2), 3.0), maps.add(dense(1), dense(2)), maps.add(*[factored(1)] * 2)):
+        assert plain.rounded is None  # type: ignore[attr-defined]
+
+
+def test_a_product_is_as_uncertain_as_the_most_rewritten_of_its_factors():
+    first = dense(1, READS, MIDDLE)
+    for second in (dense(2, MIDDLE, WRITES), factored(2, MIDDLE, WRITES)):
+        own = rounded_of(second)
+        product = maps.compose(first, noted(second, *(7.0 * size for size in own)))
+        bare = maps.compose(first, second)
+        assert bare.rounded is None  # type: ignore[attr-defined]
+        assert rounded_of(product) == pytest.approx([7.0 * size for size in rounded_of(bare)])
+    nothing = Dense(np.zeros((9, 8)), MIDDLE, WRITES, rounded=(3.0,))
+    assert rounded_of(maps.compose(first, nothing)) == (0.0,)
+
+
+@pytest.mark.parametrize("sizes", [(1.0, 2.0), (), (float("nan"),), (-1.0,)])
+def test_norms_of_stored_arrays_are_one_per_array_and_sizes(sizes):
+    with pytest.raises(BadRequest, match="rounded must be 1 norm"):
+        Dense(normal(1, 7, 8), READS, WRITES, rounded=sizes)
 
 
 def test_spaces_are_equal_when_kind_size_and_place_are():

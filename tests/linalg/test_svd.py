@@ -283,6 +283,22 @@ def test_the_sign_margin_is_how_much_the_largest_entry_wins_by():
     np.testing.assert_allclose(margin, [0.5, 1.0, 0.0, 0.0], atol=1e-12)
 
 
+def test_the_constant_in_front_of_the_stream_has_no_say_in_the_sign():
+    stream = Space("residual+1", 4)
+    rows = np.array([[-0.9, 0.1, 0.3, -0.2], [0.9, -0.3, 0.1, 0.2], [-1.0, 0.0, 0.0, 1e-16], [-0.6, -0.8, 0.0, 0.0]])
+    neurons = np.eye(4)
+    for signs, margin in (
+        canonical_signs(neurons, rows, Space("head", 4), stream),
+        canonical_signs(rows.T, -neurons, stream, Space("neurons", 4)),
+    ):
+        # The third writes into the constant only; there it decides, being all there is.
+        np.testing.assert_array_equal(signs, [1, -1, -1, -1])
+        np.testing.assert_allclose(margin, [1 / 3, 1 / 3, 1.0, 1.0], atol=1e-12)
+    # Without the constant the same dyads of a stream have the same signs.
+    plain, _ = canonical_signs(neurons[:, :2], rows[:2, 1:], Space("head", 4), Space("residual", 3))
+    np.testing.assert_array_equal(plain, [1, -1])
+
+
 # ---- how many
 
 
@@ -294,6 +310,62 @@ def test_asking_for_fewer_gives_the_leading_ones_of_all():
         np.testing.assert_allclose(some.Vh, everything.Vh[:4], atol=CLOSE)
         assert some.following == pytest.approx(everything.S[4], rel=1e-12)
         assert everything.following == 0.0
+
+
+def of_spectrum(gains: list[float], kind: str, stored: str, n: int = 96, m: int = 64) -> Map:
+    """A map with these gains and zeros after them, as one matrix or as factors of the whole inner size."""
+    padded = np.concatenate([gains, np.zeros(m - len(gains))])
+    left, right = orthonormal(50, n, m), orthonormal(51, m, m)
+    reads, writes = Space("neurons", n), Space("residual", m)
+    if kind == "dense":
+        return Dense((left * padded) @ right, reads, writes, stored)
+    return Factored(left[:, : len(gains)] * gains, right[: len(gains)].copy(), reads, writes, stored)
+
+
+SPECTRA = {
+    "zeros after the cut": [3.0, 2.0, 0.04],
+    "equal at the cut": [3.0, 2.0, 1.0, 0.5, 0.5, 0.5, 0.1],
+    "close at the cut": [3.0, 2.0, 1.0, *np.linspace(0.5, 0.4, 40)],
+    "all equal": [1.0] * 60,
+    "full and falling": np.geomspace(1.0, 0.1, 64).tolist(),
+    "a long tail": np.geomspace(1.0, 1e-5, 64).tolist(),
+}
+
+
+@pytest.mark.parametrize("stored", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("kind", ["dense", "factored"])
+@pytest.mark.parametrize("spectrum", SPECTRA)
+def test_what_is_told_of_a_dyad_does_not_depend_on_how_many_were_asked_for(spectrum, kind, stored):
+    m = of_spectrum(SPECTRA[spectrum], kind, stored)
+    everything = svd(m)
+    for rank in (1, 3, 4, 14, everything.rank):
+        if rank > everything.rank:
+            continue
+        some = svd(m, rank)
+        # Values by part of the Gram are right to eps/t² of themselves, t >= 1e-2.
+        np.testing.assert_allclose(some.S, everything.S[:rank], rtol=1e-11)
+        # The gain behind the cut may be weaker, and is then known from the Gram alone: to eps·σ₁/t, t >= 1e-5.
+        np.testing.assert_allclose(some.gap, everything.gap[:rank], atol=1e-10)
+        np.testing.assert_allclose(some.wedin, everything.wedin[:rank], rtol=1e-6)
+        np.testing.assert_array_equal(some.noisy, everything.noisy[:rank])
+        assert [some.block_of(i) for i in range(rank)] == [everything.block_of(i) for i in range(rank)]
+        assert some.blocks == tuple(b for b in everything.blocks if b.start < rank)
+
+
+def test_the_distance_to_an_exact_zero_counts_where_the_rank_was_cut_there():
+    m = Dense(np.diag([3.0, 2.0, 0.04, *[0.0] * (D - 3)]), RESIDUAL, RESIDUAL)
+    for d in (svd(m), svd(m, rank=3)):
+        np.testing.assert_allclose(d.gap, [1 / 3, 1 / 3, 0.04 / 3], atol=1e-12)
+    assert svd(m, rank=3).following == 0.0
+
+
+@pytest.mark.parametrize("kind", ["dense", "factored"])
+def test_a_block_at_the_cut_reaches_beyond_what_was_asked_for(kind):
+    d = svd(of_spectrum(SPECTRA["equal at the cut"], kind, "bfloat16"), 4)
+    assert d.rank == 4
+    assert d.block_of(3) == d.blocks[-1] == range(3, 6)
+    with pytest.raises(BadRank, match=r"expected a dyad 0 \.\.\. 3"):
+        d.block_of(4)
 
 
 @every_kind
@@ -486,6 +558,74 @@ def test_the_wedin_bound_holds_for_any_error_of_that_norm(kind):
             sine = np.linalg.norm(other - one * np.sum(one * other, axis=1)[:, None], axis=1)
             assert (sine <= bound).all()
     assert (bound < 1).any()
+
+
+def rewritten(seed: int, kind: str) -> tuple[Map, Map, Map]:
+    """A writer of 0.1·noise + 20·(a part along 1) and one dyad of gain 8, stored in float16 and then centred.
+
+    As it would be unrounded; as stored, with the norms of what was stored; and as stored, without.
+    """
+    n, d = 64, 96
+    stream, heads = Space("residual", d), Space("h", n)
+    # A reader's own rounding is in the bound of a product: there the part along 1 must be larger to break it.
+    mean = 20.0 if kind == "dense" else 60.0
+    wide = 0.1 * normal(seed, n, d) + mean * normal(seed + 1, n, 1)
+    wide += 8.0 * orthonormal(seed + 3, n, 1) @ orthonormal(seed + 4, d, 1).T
+    kept = rounded(wide, "float16")
+    true, given = (w - w.mean(axis=1, keepdims=True) for w in (wide, kept))
+    size = float(np.linalg.norm(kept))
+    if kind == "dense":
+        ideal = Dense(true, heads, stream, "float16")
+        return ideal, Dense(given, heads, stream, "float16", (size,)), Dense(given, heads, stream, "float16")
+    read = rounded(normal(seed + 2, 80, n) / 8, "float16")
+    space, norms = Space("neurons", 80), (float(np.linalg.norm(read)), size)
+    return (
+        Factored(read, true, space, stream, "float16"),
+        Factored(read, given, space, stream, "float16", norms),
+        Factored(read, given, space, stream, "float16"),
+    )
+
+
+def turned(one: SVD, other: SVD) -> np.ndarray:
+    """The larger sine by which each dyad of one has turned in the other."""
+    sines = []
+    for a, b in ((one.U.T, other.U.T), (one.Vh, other.Vh)):
+        sines.append(np.linalg.norm(b - a * np.sum(a * b, axis=1)[:, None], axis=1))
+    return np.minimum(np.maximum(*sines), 1.0)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("kind", ["dense", "factored"])
+def test_the_rounding_of_a_rewritten_map_is_that_of_the_array_that_was_stored(kind, transposed):
+    for seed in range(5):
+        ideal, told, untold = (svd(m.T if transposed else m) for m in rewritten(seed, kind))
+        angle = turned(ideal, told)
+        assert angle.max() > 0.5
+        assert (angle <= told.wedin).all()
+        # Not for nothing: the bound says something of the strong dyad, where the reader's part of it is not too large.
+        assert kind == "factored" or (told.wedin[0] < 0.5 and not told.noisy[0])
+        assert (angle[~told.noisy] < 0.35).all()
+        size = np.linalg.norm((ideal.U * ideal.S) @ ideal.Vh - (told.U * told.S) @ told.Vh, 2)
+        assert np.abs(told.S - ideal.S).max() <= size <= 2 * told.noise
+        # From the centred array alone nothing of this can be seen.
+        assert (angle > untold.wedin).any()
+        assert not untold.noisy[angle > 0.5].all()
+        assert untold.noise < size / 10
+
+
+@pytest.mark.parametrize(("couplings", "noisy"), [(40.0, True), (120.0, False)])
+def test_a_kernel_of_many_directions_pulls_with_all_of_them(couplings, noisy):
+    # 61 directions: 10 couplings times √61 = 78 are 0.1 rad; one neighbour would need to come within 10.
+    coupling = 0.425 * UNIT_ROUNDOFF["bfloat16"] * np.hypot(3.0, 2.0) / 64
+    m = of_spectrum([3.0, 2.0, couplings * coupling], "dense", "bfloat16", n=64)
+    for d in (svd(m), svd(m, 3)):
+        assert d.noisy.tolist() == [False, False, noisy]
+
+
+def test_a_bound_on_large_weights_does_not_overflow():
+    # bfloat16 leaves an error above 4 in these; divided by the smallest number it would be infinite, with a warning.
+    d = svd(Dense(1e4 * np.eye(D) + 1e3, RESIDUAL, RESIDUAL, stored="bfloat16"))
+    assert (d.wedin[1:] == 1.0).all()
 
 
 @pytest.mark.identity("SV-29")

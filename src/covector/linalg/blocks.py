@@ -10,7 +10,6 @@ from itertools import pairwise
 import numpy as np
 
 from covector.axes import Bool, Float
-from covector.linalg.storage_noise import StorageNoise
 
 # Neighbours closer than this many couplings form a block: expected to turn into each other by 1/3 rad or more, near
 # the cosine of 0.9 below which a direction should not be named.
@@ -20,15 +19,24 @@ BLOCK_COUPLINGS = 3.0
 NOISY_COUPLINGS = 10.0
 
 
-def gaps(S: Float[np.ndarray, " r"], following: float, kernel: int) -> Float[np.ndarray, " r"]:
-    """Return the distance of each singular value to the nearest other one, over σ₁.
+# A dyad of less than this times σ₁ is a direction of the kernel to one that stands above the noise.
+VANISHING = 1e-6
 
-    Others include the one that follows the last kept, and 0 where the map has a kernel on either side. A map of one
-    dyad without a kernel has no other; its gap is 1.
+
+def kernel_size(shape: tuple[int, int], S: Float[np.ndarray, " r"]) -> int:
+    """Return how many directions of the larger side a map takes to (nearly) nothing, given all its singular values."""
+    return max(shape) - (int(np.count_nonzero(VANISHING * S[0] < S)) if S.size else 0)
+
+
+def gaps(S: Float[np.ndarray, " r"], following: float, shape: tuple[int, int]) -> Float[np.ndarray, " r"]:
+    """Return the distance of each of the leading singular values of a map [n, m] to the nearest other one, over σ₁.
+
+    Others include the one that follows the last given, and 0 where the map has a kernel on either side: `following` is
+    the one or, if there is none, the other. A map of one dyad without a kernel has no other; its gap is 1.
     """
     if not S.size:
         return np.zeros(0)
-    beyond = following if following > 0 or kernel else -np.inf
+    beyond = following if max(shape) > S.size else -np.inf
     steps = -np.diff(np.concatenate([[np.inf], S, [beyond]]))
     nearest = np.minimum(steps[:-1], steps[1:]) / S[0]
     return np.where(np.isfinite(nearest), nearest, 1.0)
@@ -43,11 +51,15 @@ def wedin_bounds(S: Float[np.ndarray, " r"], gap: Float[np.ndarray, " r"], error
     if not S.size:
         return np.zeros(0)
     room = gap * S[0] - error
-    return np.where(room > np.sqrt(2) * error, np.sqrt(2) * error / np.maximum(room, np.finfo(float).tiny), 1.0)
+    return np.divide(np.sqrt(2) * error, room, out=np.ones_like(room), where=room > np.sqrt(2) * error)
 
 
 def noisy_dyads(
-    S: Float[np.ndarray, " r"], gap: Float[np.ndarray, " r"], noise: StorageNoise, kernel: int, floor: float
+    S: Float[np.ndarray, " r"],
+    gap: Float[np.ndarray, " r"],
+    coupling: Float[np.ndarray, " r"],
+    kernel: int,
+    floor: float,
 ) -> Bool[np.ndarray, " r"]:
     """Return which dyads the storage noise is expected to turn by 0.1 rad or more, into a neighbour or the kernel.
 
@@ -55,18 +67,22 @@ def noisy_dyads(
     """
     if not S.size:
         return np.zeros(0, bool)
-    near = np.maximum(NOISY_COUPLINGS * noise.coupling, floor) > gap * S[0]
+    near = np.maximum(NOISY_COUPLINGS * coupling, floor) > gap * S[0]
     # A kernel of k directions pulls with √k couplings at once.
-    return near | (NOISY_COUPLINGS * noise.coupling * np.sqrt(kernel) > S)
+    return near | (NOISY_COUPLINGS * coupling * np.sqrt(kernel) > S)
 
 
-def degenerate_blocks(S: Float[np.ndarray, " r"], noise: StorageNoise, floor: float) -> tuple[range, ...]:
-    """Cut the indices 0 ... r-1 into maximal runs; neighbours in a run differ by less than the noise can mix.
+def degenerate_blocks(
+    S: Float[np.ndarray, " s"], coupling: Float[np.ndarray, " r"], floor: float, rank: int
+) -> tuple[range, ...]:
+    """Cut the indices into maximal runs whose neighbours noise can mix; return those that start below `rank`.
 
-    A run of one is a dyad of its own. `floor` is the error of the arithmetic, which decides when the storage is exact.
+    `S` are all singular values; couplings that are not given count as the last one. A run of one is a dyad of its own;
+    the last run may reach beyond `rank`. `floor` is the error of the arithmetic, which decides when storage is exact.
     """
     if not S.size:
         return ()
-    reach = np.maximum(BLOCK_COUPLINGS * np.maximum(noise.coupling[:-1], noise.coupling[1:]), floor)
+    coupling = np.pad(coupling, (0, S.size - coupling.size), mode="edge")
+    reach = np.maximum(BLOCK_COUPLINGS * np.maximum(coupling[:-1], coupling[1:]), floor)
     starts = [0, *(np.flatnonzero(-np.diff(S) > reach) + 1).tolist(), S.size]
-    return tuple(range(a, b) for a, b in pairwise(starts))
+    return tuple(range(a, b) for a, b in pairwise(starts) if a < rank)

@@ -22,8 +22,11 @@ STRONG = 1e-2
 # Traces outside this range over- or underflow in later squares; LAPACK's own SVD scales such matrices.
 SAFE_TRACE = (1e-200, 1e200)
 
-# Bisection for a part of the spectrum pays below a quarter of it (64 of 1024: 2.7 times faster than all).
+# Vectors for a part of the spectrum pay below a quarter of it (64 of 1024: 0.21 s with all values, 0.33 s for all).
 SUBSET = 0.25
+
+# Squares of a float64 Gram below this part of the largest are its rounding, n·eps for n up to thousands: σ < 1e-7·σ₁.
+UNSEEN = 1e-14
 
 
 def dense_dyads(W: Float[np.ndarray, "n m"], rank: int) -> Dyads:
@@ -35,9 +38,7 @@ def dense_dyads(W: Float[np.ndarray, "n m"], rank: int) -> Dyads:
     """
     if W.shape[0] < W.shape[1]:
         flipped = dense_dyads(W.T, rank)
-        return Dyads(
-            flipped.Vh.T, flipped.S, flipped.U.T, flipped.absolute, flipped.following, flipped.cut, flipped.route
-        )
+        return Dyads(flipped.Vh.T, flipped.S, flipped.U.T, flipped.absolute, flipped.beyond, flipped.cut, flipped.route)
     gram = _gram(W)
     trace = float(np.trace(gram))
     if trace == 0.0 and not W.any():
@@ -52,15 +53,18 @@ def dense_dyads(W: Float[np.ndarray, "n m"], rank: int) -> Dyads:
 
 
 def _leading(W: np.ndarray, gram: np.ndarray, rank: int) -> Dyads | None:
-    """The first `rank` dyads from part of the Gram's spectrum, or None where one of them is too weak for it."""
+    """The first `rank` dyads from part of the Gram's vectors, or None where one of them is too weak for it.
+
+    All values are found: how the last of these dyads stands to those beyond must not depend on how many were asked for.
+    """
     size = gram.shape[0]
-    squares, V = eigh(gram, subset_by_index=[size - rank - 1, size - 1], driver="evr", check_finite=False)
-    S = np.sqrt(np.maximum(squares[::-1], 0.0))
+    squares, V = eigh(gram, subset_by_index=[size - rank, size - 1], driver="evr", check_finite=False)
+    S, V = np.sqrt(np.maximum(squares[::-1], 0.0)), V[:, ::-1]
     if S[rank - 1] < STRONG * S[0]:
         return None
-    V = V[:, :0:-1]
-    S, following = S[:rank], float(S[rank])
-    return Dyads(_product(W, V / S), S, V.T, is_absolute(S, S[0]), following, 0, "dense: part of the Gram")
+    rest = np.linalg.eigvalsh(gram)[::-1][rank:]
+    beyond = np.minimum(np.sqrt(rest[rest > UNSEEN * S[0] ** 2]), S[-1])
+    return Dyads(_product(W, V / S), S, V.T, is_absolute(S, S[0]), beyond, 0, "dense: part of the Gram")
 
 
 def _by_gram(W: np.ndarray, gram: np.ndarray) -> Dyads:
@@ -103,7 +107,7 @@ def _finish(shape: tuple[int, int], U: np.ndarray, S: np.ndarray, Vh: np.ndarray
     keep = numerical_rank(S, shape)
     S = S[:keep]
     absolute = is_absolute(S, S[0] if keep else 0.0)
-    return Dyads(U[:, :keep], S, Vh[:keep], absolute, 0.0, min(shape) - keep, route)
+    return Dyads(U[:, :keep], S, Vh[:keep], absolute, np.zeros(0), min(shape) - keep, route)
 
 
 def _gram(W: np.ndarray) -> np.ndarray:

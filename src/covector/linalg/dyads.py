@@ -20,15 +20,17 @@ BACKWARD_ERROR = 8.0
 class Dyads:
     """U [n, r], S [r] descending, Vh [r, m] in float64, and what their algorithm knows about them.
 
-    `following` is the next singular value, the one that is not here (0 when there is none); `cut` how many dyads were
-    dropped as numerical zeros; `absolute[i]` says that σᵢ is only known to `BACKWARD_ERROR`·eps·(size of the factors).
+    `beyond` holds the singular values that follow, falling, numerical zeros left out; they may come from a Gram, which
+    knows those of t·σ₁ to eps·σ₁/t and sees nothing below 1e-7·σ₁. `cut` counts dyads that were dropped as numerical
+    zeros, where all were looked for; `absolute[i]` says that σᵢ is only known to `BACKWARD_ERROR`·eps·(size of the
+    factors).
     """
 
     U: Float[np.ndarray, "n r"]
     S: Float[np.ndarray, " r"]
     Vh: Float[np.ndarray, "r m"]
     absolute: Bool[np.ndarray, " r"]
-    following: float
+    beyond: Float[np.ndarray, " b"]
     cut: int
     route: str
 
@@ -47,7 +49,7 @@ def is_absolute(S: Float[np.ndarray, " r"], size: float) -> Bool[np.ndarray, " r
 
 
 def first(dyads: Dyads, rank: int) -> Dyads:
-    """Return copies of the leading `rank` dyads, remembering the one that follows; the dyads as they are if fewer."""
+    """Return copies of the leading `rank` dyads, remembering the gains that follow; the dyads as they are if fewer."""
     if rank >= dyads.S.size:
         return dyads
     return Dyads(
@@ -55,7 +57,7 @@ def first(dyads: Dyads, rank: int) -> Dyads:
         dyads.S[:rank].copy(),
         dyads.Vh[:rank].copy(),
         dyads.absolute[:rank].copy(),
-        float(dyads.S[rank]),
+        np.concatenate([dyads.S[rank:], dyads.beyond]),
         dyads.cut,
         dyads.route,
     )

@@ -11,12 +11,15 @@ its owner writes into the original array, and a map made from a checkpoint costs
 
 Weights keep the dtype they came in; every product is made in float64. ``stored`` names the dtype of the file the
 weights came from, which is what decides how much of a singular vector is rounding (see `storage_noise`); float32
-arrays widened from bfloat16 must say ``stored="bfloat16"``.
+arrays widened from bfloat16 must say ``stored="bfloat16"``. Where an array was rewritten after it was read (a mean
+taken off, a gain folded in), its rounding is still that of the array that was stored, which may have been much larger:
+``rounded`` holds the Frobenius norm that a dtype's rounding is relative to, one per array. The algebra carries it on.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import isfinite
 from typing import Any, final
 
 import numpy as np
@@ -77,14 +80,21 @@ class Map(ABC):
 @final
 @dataclass(frozen=True, eq=False)
 class Dense(Map):
-    """A map held as one matrix [n, m]: an MLP's input or output weights, an embedding."""
+    """A map held as one matrix [n, m]: an MLP's input or output weights, an embedding.
+
+    `rounded` is (‖W‖_F as stored,) where W was rewritten since; None stands for W's own norm.
+    Raises SpaceMismatch for a shape that is not that of the spaces, BadRequest for weights that are not floating-point,
+    a `stored` that is no dtype and a `rounded` that is not one norm.
+    """
 
     W: Float[np.ndarray, "n m"]
     reads: Space
     writes: Space
     stored: str = "float32"
+    rounded: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
+        _check_rounded(self.rounded, 1)
         _check_matrix("W", self.W, self.reads.size, self.writes.size, f"{self.reads} -> {self.writes}")
         unit_roundoff(self.stored)
         object.__setattr__(self, "W", _frozen(self.W))
@@ -104,7 +114,7 @@ class Dense(Map):
     @property
     def T(self) -> "Dense":
         """The transposed map; its matrix is a view."""
-        return Dense(self.W.T, self.writes, self.reads, self.stored)
+        return Dense(self.W.T, self.writes, self.reads, self.stored, self.rounded)
 
 
 @final
@@ -113,6 +123,8 @@ class Factored(Map):
     """A map ``A @ B`` that is never multiplied out: OV = W_V · W_O, QK = W_Q · W_Kᵀ.
 
     The inner size r may exceed n or m (a sum of many heads); nothing is assumed about the rank of either factor.
+    `rounded` is (‖A‖_F, ‖B‖_F) as stored, where one of them was rewritten since; None stands for their own norms.
+    Raises as `Dense` does.
     """
 
     A: Float[np.ndarray, "n r"]
@@ -120,8 +132,10 @@ class Factored(Map):
     reads: Space
     writes: Space
     stored: str = "float32"
+    rounded: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
+        _check_rounded(self.rounded, 2)
         _check_factors(self.A, self.B, self.reads, self.writes)
         unit_roundoff(self.stored)
         object.__setattr__(self, "A", _frozen(self.A))
@@ -138,7 +152,8 @@ class Factored(Map):
     @property
     def T(self) -> "Factored":
         """The transposed map ``Bᵀ @ Aᵀ``; its factors are views."""
-        return Factored(self.B.T, self.A.T, self.writes, self.reads, self.stored)
+        turned = None if self.rounded is None else self.rounded[::-1]
+        return Factored(self.B.T, self.A.T, self.writes, self.reads, self.stored, turned)
 
 
 @final
@@ -146,7 +161,8 @@ class Factored(Map):
 class Updated(Map):
     """A large matrix with a low-rank overlay, ``base + A @ B``, the sum being made only where it is asked for.
 
-    An edit of an embedding thus costs its two thin factors and leaves the base untouched and shared.
+    An edit of an embedding thus costs its two thin factors and leaves the base untouched and shared. `base.rounded`
+    holds for the base; the overlay's factors count as they are.
     """
 
     base: Dense
@@ -186,7 +202,8 @@ def compose(first: Map, second: Map) -> Map:
     Stays factored through the thinnest joint: of two factored maps the r1 x r2 core is merged into the side that keeps
     the smaller inner size; a dense map is absorbed into the neighbouring factor; two dense maps are kept as factors
     when the space between them is smaller than both ends, and multiplied out otherwise. Products are float64, so exact
-    to rounding. `stored` becomes the coarser of the two.
+    to rounding. `stored` becomes the coarser of the two. Where an array of either was `rounded` at a size g times its
+    own, both factors of the result count as rounded at g times theirs (the largest g): a bound, not an estimate.
     Raises SpaceMismatch when `second` does not read what `first` writes.
     """
     if first.writes != second.reads:
@@ -194,6 +211,11 @@ def compose(first: Map, second: Map) -> Map:
             f"cannot compose: the first map writes {first.writes}, the second reads {second.reads}; "
             "they must be the same space, maybe one of them needs .T"
         )
+    product, growth = _product(first, second), max(_growth(first), _growth(second))
+    return product if growth == 1.0 else replace(product, rounded=tuple(growth * n for n in _own_norms(product)))
+
+
+def _product(first: Map, second: Map) -> Dense | Factored:
     reads, writes, stored = first.reads, second.writes, coarser(first.stored, second.stored)
     if isinstance(first, Factored) and isinstance(second, Factored):
         core = _wide(first.B) @ _wide(second.A)
@@ -214,6 +236,8 @@ def add(one: Map, other: Map) -> Map:
 
     Two factored maps give a factored one with the inner sizes added (heads of a layer: the stacked factors); a dense
     and a factored one give `Updated`; two dense ones are summed in float64. `stored` becomes the coarser of the two.
+    `rounded` norms add up (stacked factors: in squares), except those of a factored map that becomes an overlay: there
+    its factors count as they are.
     Raises SpaceMismatch when the spaces differ.
     """
     if (one.reads, one.writes) != (other.reads, other.writes):
@@ -223,23 +247,36 @@ def add(one: Map, other: Map) -> Map:
         )
     stored = coarser(one.stored, other.stored)
     if isinstance(one, Factored) and isinstance(other, Factored):
-        return Factored(*_stacked(one, other), one.reads, one.writes, stored)
+        return Factored(*_stacked(one, other), one.reads, one.writes, stored, _stacked_rounding(one, other))
     if isinstance(one, Factored):
         one, other = other, one
     if isinstance(other, Factored):
         return _restored(low_rank_update(one, other.A, other.B), stored)
-    return Dense(_wide(one.dense()) + other.dense(), one.reads, one.writes, stored)
+    bases = [m.base if isinstance(m, Updated) else m for m in (one, other)]
+    norms = (
+        None if all(_rounded(b) is None for b in bases) else (sum((_rounded(b) or _own_norms(b))[0] for b in bases),)
+    )
+    return Dense(_wide(one.dense()) + other.dense(), one.reads, one.writes, stored, norms)
 
 
 def scale(m: Map, factor: float) -> Map:
-    """Return the map times a number, of the same kind, its scaled factor a new float64 array, the rest shared."""
+    """Return the map times a number, of the same kind, its scaled factor a new float64 array, the rest shared.
+
+    `rounded` scales along.
+    """
     factor = float(factor)
     if isinstance(m, Factored):
-        return Factored(m.A, _wide(m.B) * factor, m.reads, m.writes, m.stored)
+        norms = None if m.rounded is None else (m.rounded[0], m.rounded[1] * abs(factor))
+        return Factored(m.A, _wide(m.B) * factor, m.reads, m.writes, m.stored, norms)
     if isinstance(m, Updated):
-        base = Dense(_wide(m.base.W) * factor, m.reads, m.writes, m.stored)
-        return Updated(base, m.A, _wide(m.B) * factor)
-    return Dense(_wide(m.dense()) * factor, m.reads, m.writes, m.stored)
+        return Updated(_scaled(m.base, factor), m.A, _wide(m.B) * factor)
+    return _scaled(m, factor)
+
+
+def _scaled(m: Map, factor: float) -> Dense:
+    norms = _rounded(m)
+    norms = None if norms is None else (norms[0] * abs(factor),)
+    return Dense(_wide(m.dense()) * factor, m.reads, m.writes, m.stored, norms)
 
 
 def transpose(m: Map) -> Map:
@@ -250,11 +287,12 @@ def transpose(m: Map) -> Map:
 def low_rank_update(m: Map, A: Float[np.ndarray, "n r"], B: Float[np.ndarray, "r m"]) -> Map:
     """Return ``M + A @ B`` without multiplying: factored stays factored, dense becomes `Updated`, overlays add up.
 
+    `rounded` is carried on, A and B counting as they are.
     Raises SpaceMismatch when the factors do not fit the map.
     """
     overlay = Factored(A, B, m.reads, m.writes, m.stored)
     if isinstance(m, Factored):
-        return Factored(*_stacked(m, overlay), m.reads, m.writes, m.stored)
+        return Factored(*_stacked(m, overlay), m.reads, m.writes, m.stored, _stacked_rounding(m, overlay))
     if isinstance(m, Updated):
         return Updated(m.base, *_stacked(m, overlay))
     return Updated(_as_dense(m, m.stored), A, B)
@@ -290,6 +328,31 @@ def _stacked(one: "Factored | Updated", other: "Factored | Updated") -> tuple[np
     return np.concatenate([one.A, other.A], axis=1), np.concatenate([one.B, other.B], axis=0)
 
 
+def _rounded(m: Map) -> tuple[float, ...] | None:
+    return m.base.rounded if isinstance(m, Updated) else m.rounded if isinstance(m, Dense | Factored) else None
+
+
+def _own_norms(m: Map) -> tuple[float, ...]:
+    """Frobenius norms of a map's arrays as they are, overlays not counted."""
+    if isinstance(m, Factored):
+        return float(np.linalg.norm(_wide(m.A))), float(np.linalg.norm(_wide(m.B)))
+    return (frobenius(m.base if isinstance(m, Updated) else m),)
+
+
+def _growth(m: Map) -> float:
+    """How many times larger than now an array of this map was when it was rounded: 1 where nothing is known of it."""
+    pairs = zip(_rounded(m) or (), _own_norms(m), strict=True) if _rounded(m) else ()
+    # An array of zeros makes a product of zeros, whose noise is nobody's question.
+    return max((stored / own for stored, own in pairs if own > 0), default=1.0)
+
+
+def _stacked_rounding(one: Factored, other: Factored) -> tuple[float, ...] | None:
+    if one.rounded is None and other.rounded is None:
+        return None
+    pairs = zip(one.rounded or _own_norms(one), other.rounded or _own_norms(other), strict=True)
+    return tuple(float(np.hypot(a, b)) for a, b in pairs)
+
+
 def _restored(m: Map, stored: str) -> Map:
     """The same map with another name for the dtype its weights came from."""
     if isinstance(m, Updated):
@@ -298,7 +361,7 @@ def _restored(m: Map, stored: str) -> Map:
 
 
 def _as_dense(m: Map, stored: str) -> Dense:
-    return Dense(m.dense(), m.reads, m.writes, stored)
+    return Dense(m.dense(), m.reads, m.writes, stored, _rounded(m))
 
 
 def _triangle(array: np.ndarray) -> np.ndarray:
@@ -321,6 +384,14 @@ def _rows_of(space: Space, x: np.ndarray) -> np.ndarray:
     if x.ndim < 1 or x.shape[-1] != space.size:
         raise SpaceMismatch(f"this map reads {space}: expected rows of {space.size} entries, came shape {x.shape}")
     return _wide(x)
+
+
+def _check_rounded(norms: tuple[float, ...] | None, arrays: int) -> None:
+    if norms is not None and (len(norms) != arrays or not all(isfinite(n) and n >= 0 for n in norms)):
+        raise BadRequest(
+            f"rounded must be {arrays} norm{'s' * (arrays > 1)} >= 0, one per array as it was stored, came {norms}; "
+            "leave it out where the arrays are as stored"
+        )
 
 
 def _check_matrix(name: str, array: np.ndarray, rows: int, columns: int, between: str) -> None:

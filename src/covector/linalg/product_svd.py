@@ -73,7 +73,7 @@ def _by_cholesky(a: np.ndarray, b: np.ndarray) -> tuple[Dyads, Measured] | None:
         np.linalg.norm((left.lower.T * left.scale).T @ left_small, axis=0),
         np.linalg.norm((right.scale[:, None] * right.lower) @ right_small.T, axis=0),
     )
-    dyads = Dyads(U, S, Vh, np.zeros(S.size, bool), 0.0, 0, "product: Gram and Cholesky")
+    dyads = Dyads(U, S, Vh, np.zeros(S.size, bool), np.zeros(0), 0, "product: Gram and Cholesky")
     return dyads, Measured((left.frobenius, left.spectral), (right.frobenius, right.spectral), reach)
 
 
@@ -134,7 +134,7 @@ def _by_jacobi(a: np.ndarray, b: np.ndarray) -> tuple[Dyads, Measured]:
         S[:keep],
         right_small[:keep] @ Qb.T,
         absolute[:keep],
-        0.0,
+        np.zeros(0),
         min(n, m, alive.size) - keep,
         "product: pivoted QR and Jacobi",
     )
@@ -187,6 +187,6 @@ def _column_lengths(a: np.ndarray) -> np.ndarray:
 def _nothing(n: int, m: int, inner: int) -> tuple[Dyads, Measured]:
     none = np.zeros(0)
     dyads = Dyads(
-        np.zeros((n, 0)), none, np.zeros((0, m)), np.zeros(0, bool), 0.0, min(n, m, inner), "product: nothing"
+        np.zeros((n, 0)), none, np.zeros((0, m)), np.zeros(0, bool), none, min(n, m, inner), "product: nothing"
     )
     return dyads, Measured((0.0, 0.0), (0.0, 0.0), (none, none))

@@ -19,11 +19,14 @@ class Relation:
     flipped         our indices whose dyad has the other sign
     order           their index for each of ours if the order differs, else None
     rotated         runs of our indices inside which only the span agrees
-    undetermined    our indices too close to what was left out of ours for their dtype to fix
+    undetermined    our indices too close to what was left out, of ours or theirs, for their dtype to fix; theirs are
+                    dyads of our map with these gains, but so would others be
     first_difference  the first of our indices that nothing explains, or None
     left_angle, right_angle  largest principal angle (rad) between the spans of the compared read and written directions
     gain_difference  largest |ΔS|/S[0]
     vector_difference  largest ‖Δu‖ or ‖Δv‖ after signs and order, outside rotated and undetermined runs
+    departure       None, or the largest entry of UᵀU - I in float64 arrays that were compared at float32's tolerance,
+                    since they are orthonormal to no more than float32
     """
 
     kind: str
@@ -40,6 +43,7 @@ class Relation:
     right_angle: float
     gain_difference: float
     vector_difference: float
+    departure: float | None = None
 
     @property
     def words(self) -> str:
@@ -58,6 +62,8 @@ class Relation:
         parts += [f"signs flipped at {_listed(self.flipped)}"] if self.flipped else []
         parts += [f"rotated inside {', '.join(f'{b[0]}-{b[-1]}' for b in self.rotated)}"] if self.rotated else []
         parts += [f"{_listed(self.undetermined)} not determined in this dtype"] if self.undetermined else []
+        if self.departure is not None:
+            parts += [f"compared as float32, their vectors being orthonormal to {self.departure:.0e} only"]
         parts += [f"{self.missing} of ours missing"] if self.missing else []
         parts += [f"{self.extra} of theirs beyond ours not compared"] if self.extra else []
         return f"{self.kind}: " + "; ".join(parts)

@@ -9,6 +9,9 @@ known only as M + E, and what E can do to a singular vector no later precision c
   at most e(√n‖B‖₂ + ‖B‖_F) (Gordon); both parts in squares come out 1.1 to 1.4 times what rounding does, 1/25 of worst.
 * ``coupling[i]``: the root-mean-square of an entry ``u_iᵀ·E·v_j``. This, over the difference of two singular values, is
   the angle by which the two dyads mix, and so what decides whether they can be told apart.
+
+δA is relative to A as it was stored. Where A was rewritten since (a mean taken off, a gain folded in: `Map.rounded`),
+its Frobenius norm below is that of the stored array, and its spectral norm and reach are those of the array as it is.
 """
 
 from dataclasses import dataclass
@@ -50,7 +53,7 @@ def coarser(one: str, other: str) -> str:
 
 
 def noise_of_matrix(shape: tuple[int, int], frobenius: float, rank: int, stored: str) -> StorageNoise:
-    """Return the noise of a map stored as one [n, m] matrix of that Frobenius norm, for its first `rank` dyads."""
+    """Return the noise of a map stored as one [n, m] matrix of that Frobenius norm then, for its first `rank` dyads."""
     n, m = shape
     u = unit_roundoff(stored)
     rms = TYPICAL_ROUNDING * u * frobenius
@@ -66,8 +69,8 @@ def noise_of_product(
 ) -> StorageNoise:
     """Return the noise of a map stored as factors A [n, r] and B [r, m].
 
-    `left` and `right` are (Frobenius, spectral) norms of A and B; `reach` holds, per dyad, ‖uᵢᵀA‖ and ‖B·vᵢ‖: how much
-    of one factor's rounding the other passes on in these directions.
+    `left` and `right` are (Frobenius as stored, spectral as they are) norms of A and B; `reach` holds, per dyad, ‖uᵢᵀA‖
+    and ‖B·vᵢ‖: how much of one factor's rounding the other passes on in these directions.
     """
     n, r, m = shape
     u = unit_roundoff(stored)

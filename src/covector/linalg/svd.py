@@ -14,10 +14,10 @@ import numpy as np
 
 from covector.axes import Bool, Float
 from covector.errors import BadRank, BadRequest
-from covector.linalg.blocks import degenerate_blocks, gaps, noisy_dyads, wedin_bounds
+from covector.linalg.blocks import degenerate_blocks, gaps, kernel_size, noisy_dyads, wedin_bounds
 from covector.linalg.dense_svd import dense_dyads
 from covector.linalg.dyads import BACKWARD_ERROR, EPS, Dyads, first
-from covector.linalg.maps import Factored, Map, Space, Updated, frobenius
+from covector.linalg.maps import Dense, Factored, Map, Space, Updated, frobenius
 from covector.linalg.product_svd import Measured, product_dyads
 from covector.linalg.signs import canonical_signs
 from covector.linalg.storage_noise import StorageNoise, noise_of_matrix, noise_of_product, together
@@ -32,10 +32,11 @@ class SVD:
 
     U, S, Vh     directions read [n, r], gains [r], directions written [r, m]; float64, orthonormal to 1e-11
     reads, writes  the spaces of the two sides
-    stored       dtype of the weights, on which everything about noise below depends
+    stored       dtype of the weights, on which everything about noise below depends (with the map's `rounded`)
     following    the next gain, that of the first dyad not here; 0 when none was left out
     blocks       the indices cut into runs; in a run longer than one only the span is defined (storage noise or
-                 arithmetic would turn its dyads into each other by 1/3 rad or more)
+                 arithmetic would turn its dyads into each other by 1/3 rad or more). They are those of the whole
+                 map: the last may reach beyond the dyads here, and then its span is not all here either
     gap          distance to the nearest other singular value (kept or not, 0 if there is a kernel), over S[0]
     wedin        bound on the sine of the angle by which rounding the stored weights can have turned uᵢ or vᵢ; 1 says
                  that nothing is guaranteed, which for half-precision weights is the rule
@@ -43,7 +44,7 @@ class SVD:
     noise        expected spectral norm of the rounding of the stored weights, in the unit of S
     absolute     σᵢ is right to 8·eps·(size of the factors) only; else to 1e-11 of itself
     sign_margin  0 ... 1, how firmly the sign of the dyad is fixed; see `signs`
-    cut          dyads dropped as numerical zeros, σ <= max(n, m)·2⁻⁵²·σ₁
+    cut          dyads dropped as numerical zeros, σ <= max(n, m)·2⁻⁵²·σ₁ (0 where only leading ones were looked for)
     route        which algorithm found them, in words
     """
 
@@ -81,16 +82,16 @@ class SVD:
         return U, S, Vh
 
     def block_of(self, index: int) -> range:
-        """Return the block that holds dyad `index`. Raises BadRank outside 0 ... rank - 1."""
-        for block in self.blocks:
-            if index in block:
-                return block
-        raise BadRank(f"expected a dyad 0 ... {self.rank - 1} of {self.reads} -> {self.writes}, came {index}")
+        """Return the block of the whole map that holds dyad `index`. Raises BadRank outside 0 ... rank - 1."""
+        if not 0 <= index < self.rank:
+            raise BadRank(f"expected a dyad 0 ... {self.rank - 1} of {self.reads} -> {self.writes}, came {index}")
+        return next(block for block in self.blocks if index in block)
 
 
 def svd(m: Map, rank: int | None = None) -> SVD:
     """Return the leading `rank` dyads of a map, or all above numerical rank.
 
+    What is told of a dyad (gap, block, noise) does not depend on how many are asked for.
     Exact in the sense of `SVD.absolute`; independent of how the map is kept up to rounding, except inside blocks. A
     rank beyond what the map has is capped. A map of zeros has no dyads: shapes [n, 0], [0], [0, m].
     Raises BadRank for a rank below 1 or not whole, BadRequest for weights that are not finite.
@@ -103,25 +104,23 @@ def svd(m: Map, rank: int | None = None) -> SVD:
     wanted = min(m.shape) if rank is None else min(int(rank), *m.shape)
     if isinstance(m, Factored):
         found, measured = product_dyads(m.A, m.B)
-        dyads = first(found, wanted)
-        noise = _noise_of_factors(m, measured, dyads.S.size)
-        kernel = max(m.shape) - found.S.size
+        noise = _noise_of_factors(m, measured)
         size = measured.left[1] * measured.right[1]
     else:
         found = dense_dyads(m.dense(), wanted)
-        dyads = first(found, wanted)
-        noise = _noise_of_dense(m, dyads)
-        kernel = max(m.shape) - min(m.shape) + found.cut
-        size = float(dyads.S[0]) if dyads.S.size else 0.0
-    return _tell(m, dyads, noise, kernel, BACKWARD_ERROR * EPS * size)
+        noise = _noise_of_dense(m, found)
+        size = float(found.S[0]) if found.S.size else 0.0
+    return _tell(m, first(found, wanted), noise, BACKWARD_ERROR * EPS * size)
 
 
-def _tell(m: Map, dyads: Dyads, noise: StorageNoise, kernel: int, floor: float) -> SVD:
+def _tell(m: Map, dyads: Dyads, noise: StorageNoise, floor: float) -> SVD:
     """Fix the signs (in place: for an embedding U is the largest array there is) and say what is known of each dyad."""
     signs, margin = canonical_signs(dyads.U, dyads.Vh, m.reads, m.writes)
     np.multiply(dyads.U, signs, out=dyads.U)
     np.multiply(dyads.Vh, signs[:, None], out=dyads.Vh)
-    gap = gaps(dyads.S, dyads.following, kernel)
+    following = float(dyads.beyond[0]) if dyads.beyond.size else 0.0
+    gap, coupling = gaps(dyads.S, following, m.shape), noise.coupling[: dyads.S.size]
+    spectrum = np.concatenate([dyads.S, dyads.beyond])
     return SVD(
         U=dyads.U,
         S=dyads.S,
@@ -129,11 +128,11 @@ def _tell(m: Map, dyads: Dyads, noise: StorageNoise, kernel: int, floor: float) 
         reads=m.reads,
         writes=m.writes,
         stored=m.stored,
-        following=dyads.following,
-        blocks=degenerate_blocks(dyads.S, noise, floor),
+        following=following,
+        blocks=degenerate_blocks(spectrum, noise.coupling, floor, dyads.S.size),
         gap=gap,
         wedin=wedin_bounds(dyads.S, gap, noise.worst),
-        noisy=noisy_dyads(dyads.S, gap, noise, kernel, floor),
+        noisy=noisy_dyads(dyads.S, gap, coupling, kernel_size(m.shape, spectrum), floor),
         noise=noise.typical,
         absolute=dyads.absolute,
         sign_margin=margin,
@@ -142,16 +141,21 @@ def _tell(m: Map, dyads: Dyads, noise: StorageNoise, kernel: int, floor: float) 
     )
 
 
-def _noise_of_factors(m: Factored, measured: Measured, rank: int) -> StorageNoise:
-    reach = (measured.reach[0][:rank], measured.reach[1][:rank])
-    return noise_of_product((*m.A.shape, m.B.shape[1]), measured.left, measured.right, reach, m.stored)
+def _noise_of_factors(m: Factored, measured: Measured) -> StorageNoise:
+    """Noise of a product; what is rounded is what was stored, what passes it on is what is here."""
+    (own_left, left), (own_right, right) = measured.left, measured.right
+    rounded_left, rounded_right = m.rounded or (own_left, own_right)
+    shape = (*m.A.shape, m.B.shape[1])
+    return noise_of_product(shape, (rounded_left, left), (rounded_right, right), measured.reach, m.stored)
 
 
 def _noise_of_dense(m: Map, dyads: Dyads) -> StorageNoise:
     """Noise of a matrix, and of its overlay as factors of the same dtype where it has one."""
+    matrix = m.base if isinstance(m, Updated) else m
+    told = matrix.rounded if isinstance(matrix, Dense) else None
+    base = noise_of_matrix(m.shape, told[0] if told else frobenius(matrix), dyads.S.size, m.stored)
     if not isinstance(m, Updated):
-        return noise_of_matrix(m.shape, frobenius(m), dyads.S.size, m.stored)
-    base = noise_of_matrix(m.shape, frobenius(m.base), dyads.S.size, m.stored)
+        return base
     A, B = m.A.astype(np.float64, copy=False), m.B.astype(np.float64, copy=False)
     left, right = (
         (float(np.linalg.norm(factor)), float(np.linalg.norm(factor, 2))) if factor.size else (0.0, 0.0)
