@@ -4,6 +4,7 @@ One row per dyad, both sides and both poles in it: what excites the + pole is wr
 apart.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,19 +85,19 @@ def readout(
     shown = min(rank, whole.rank)
     chosen = _basis_names(view, basis, site)
     simulate = Exact(draws, seed) if exact else None
-    sides = [
-        _side(
-            view, site, whole, shown, name, chosen[name], thin=thin, k=k, score=score, without=without, exact=simulate
-        )
-        for name in ("read", "write")
-    ]
+    with ThreadPoolExecutor(1) as beside:  # hashing a vocabulary takes as long as a product with it, on another core
+        origins = beside.submit(view.origins, *_tensors(view, site, m, chosen))
+        sides = [
+            _side(view, site, whole, shown, n, chosen[n], thin=thin, k=k, score=score, without=without, exact=simulate)
+            for n in ("read", "write")
+        ]
     q = _adjusted(sides, "p_dir")
     columns = [*_dyad_columns(whole, shown), *_side_columns(sides, q), *_asked(view, sides, tokens)]
     return Table(
         columns=columns,
         meta=view.meta
         | _request(str(site), m.shape, whole, sides, score, without, simulate, seed)
-        | {"tensors": view.origins(*site_tensors(site), *_basis_tensors(sides))},
+        | {"tensors": origins.result()},
         title=_title(view, str(site), m.shape, sides),
         says=_says(sides, shown, str(site), q),
         not_says=_not_says(view, site, sides),
@@ -208,6 +209,13 @@ def _kept(basis: Basis, plain: Basis, without: tuple[str, ...]) -> Bool[np.ndarr
     if "trained" in without:
         keep &= ~undertrained(plain)
     return keep
+
+
+def _tensors(model: Model, site: Site, m: Map, chosen: dict[str, str]) -> tuple[str, ...]:
+    """Canonical tensors that a readout is made from: the map's, and those of bases on sides that lie in the stream."""
+    spaces = {"read": m.reads.kind, "write": m.writes.kind}
+    names = [chosen[side].partition(":")[0] for side in chosen if spaces[side].startswith("residual")]
+    return (*site_tensors(site), *(t for name in names for t in model.bases[name].tensors))
 
 
 def _basis_tensors(sides: list[_Side]) -> tuple[str, ...]:

@@ -188,11 +188,13 @@ def _unit(rows: np.ndarray) -> np.ndarray:
 
 def _cosines(rows: np.ndarray, vectors: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Cosines [n, r] of every vector with unit rows, in the vectors' precision; one product over the vocabulary."""
-    return vectors @ rows.T.astype(vectors.dtype) / lengths[:, None].astype(vectors.dtype)
+    made = vectors @ rows.T.astype(vectors.dtype)
+    made /= lengths[:, None].astype(vectors.dtype)
+    return made
 
 
 def _skew(scores: np.ndarray) -> np.ndarray:
     """Σ_t z_t³ / n of the standardised cosines: which pole has the heavier tail. Orders poles on a screen, no more."""
     scores = scores - scores.mean(axis=0)
     spread = scores.std(axis=0)
-    return np.mean(scores**3, axis=0) / np.where(spread > 0, spread, 1.0) ** 3
+    return np.mean(scores * scores * scores, axis=0) / np.where(spread > 0, spread, 1.0) ** 3

@@ -37,19 +37,28 @@ class Family:
 
 
 @cache
+def _file_names() -> tuple[str, ...]:
+    return tuple(info.name for info in pkgutil.iter_modules(importlib.import_module("covector.arch").__path__))
+
+
+def _family_in(name: str) -> Family | None:
+    found = getattr(importlib.import_module(f"covector.arch.{name}"), "FAMILY", None)
+    return found if isinstance(found, Family) else None
+
+
+@cache
 def families() -> dict[str, Family]:
     """Every family by name, found by listing this folder."""
-    package = importlib.import_module("covector.arch")
-    found = {}
-    for info in pkgutil.iter_modules(package.__path__):
-        family = getattr(importlib.import_module(f"covector.arch.{info.name}"), "FAMILY", None)
-        if isinstance(family, Family):
-            found[family.name] = family
-    return found
+    return {family.name: family for family in map(_family_in, _file_names()) if family}
 
 
 def family_of(model_type: str, where: str) -> Family:
     """The family that reads `model_type`; UnsupportedFamily, listing what is supported, when none does."""
+    # Most families are called as their model_type: then the other files need not be read.
+    if model_type in _file_names():
+        own = _family_in(model_type)
+        if own and model_type in own.model_types:
+            return own
     for family in families().values():
         if model_type in family.model_types:
             return family

@@ -39,7 +39,8 @@ class Basis:
 
     ``side`` says whether they write into the stream (``in``) or read it (``out``). ``metric`` [d_model, d_model], if
     there is one, is applied to directions before they are compared with ``vectors`` (it is in the vectors already).
-    ``tensors`` are the canonical tensors that the vectors come from.
+    ``tensors`` are the canonical tensors that the vectors come from; ``same_as`` is another basis with the same vectors
+    (tied embeddings), whose lengths need not be computed again.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Basis:
     load: Callable[[], np.ndarray] = field(repr=False)
     metric: np.ndarray | None = field(default=None, repr=False)
     tensors: tuple[str, ...] = ()
+    same_as: "Basis | None" = field(default=None, repr=False)
 
     def __len__(self) -> int:
         """Number of labels."""
@@ -63,6 +65,8 @@ class Basis:
     @cached_property
     def norms(self) -> Float[np.ndarray, " token"]:
         """Euclidean length of every vector, float64."""
+        if self.same_as is not None:
+            return self.same_as.norms
         return np.sqrt(np.einsum("td,td->t", self.vectors, self.vectors, dtype=np.float64))
 
     @cached_property
@@ -91,6 +95,7 @@ class Bases(Mapping[str, Basis]):
     def __init__(self, weights: Weights, labels: Mapping[str, tuple[str, ...]]) -> None:
         self.weights, self.spec, self.labels = weights, weights.spec, labels
         self._made: dict[str, Basis] = {}
+        self._numbered: dict[tuple[str, int, int], tuple[str, ...]] = {}
 
     def __getitem__(self, name: str) -> Basis:
         """The basis; raises UnknownBasis, listing the names, when there is none (a Mapping's `in` asks politely)."""
@@ -144,7 +149,7 @@ class Bases(Mapping[str, Basis]):
         basis = self._plain(plain)
         if centred:
             whole = basis
-            basis = dataclasses.replace(basis, load=lambda: without_mean(whole.vectors))
+            basis = dataclasses.replace(basis, same_as=None, load=lambda: without_mean(whole.vectors))
         return basis if not variant else _variant(basis, name, variant)
 
     def _plain(self, name: str) -> Basis:
@@ -166,14 +171,20 @@ class Bases(Mapping[str, Basis]):
         out = self.spec.output(label)
         size = out.n if out else 0
         matrix = output_weight(label)
-        return Basis(name, "out", self._labels(name, size), lambda: weights[matrix].T, tensors=(matrix,))
+        twin = self["token_in"] if label == "token" and self.spec.tied else None
+        return Basis(name, "out", self._labels(name, size), lambda: weights[matrix].T, tensors=(matrix,), same_as=twin)
 
     def _labels(self, name: str, size: int) -> tuple[str, ...]:
         """Labels given for this basis, else for its kind (``token``), else numbers."""
         label = name.split("_")[0]
         given = self.labels.get(label, ())[:size]
         given = tuple(self.labels.get(name, given))[:size]
-        return (*given, *(f"{label} {i}" for i in range(len(given), size)))
+        if len(given) == size:
+            return given
+        key = (label, len(given), size)
+        if key not in self._numbered:
+            self._numbered[key] = tuple([f"{label} {i}" for i in range(len(given), size)])
+        return given + self._numbered[key]
 
 
 def _preferred(bases: Bases, name: str) -> str | None:
@@ -190,11 +201,11 @@ def _variant(basis: Basis, name: str, variant: str) -> Basis:
     if key not in ("centred", "pinv", "ridge", "whitened") or weight < 0 or (key == "ridge") != bool(value):
         raise UnknownBasis(f"expected {basis.name}:centred, :pinv, :ridge=λ (λ ≥ 0) or :whitened, got '{name}'")
     if key == "centred":
-        return dataclasses.replace(basis, name=name, load=lambda: _centred(basis))
+        return dataclasses.replace(basis, name=name, same_as=None, load=lambda: _centred(basis))
     if key == "whitened":
         metric = inverse_root(basis.vectors[basis.usable])
-        return dataclasses.replace(basis, name=name, load=lambda: _centred(basis) @ metric, metric=metric)
-    return dataclasses.replace(basis, name=name, load=lambda: _dual(basis, weight))
+        return dataclasses.replace(basis, name=name, same_as=None, load=lambda: _centred(basis) @ metric, metric=metric)
+    return dataclasses.replace(basis, name=name, same_as=None, load=lambda: _dual(basis, weight))
 
 
 def _dual(basis: Basis, ridge: float) -> np.ndarray:
