@@ -1,7 +1,9 @@
 """What every test shares: shapes and types checked at run time, real models where they are, identities as marks."""
 
 import os
+import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 from jaxtyping import install_import_hook
@@ -23,8 +25,16 @@ def shared() -> Path:
 
 @pytest.fixture(autouse=True)
 def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests open no socket to the outside."""
+    """Tests open no socket to the outside: loopback is all they reach."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    connect = socket.socket.connect
+
+    def inside(self: socket.socket, address: Any) -> None:
+        if isinstance(address, tuple) and not str(address[0]).startswith(("127.", "::1", "localhost")):
+            raise OSError(f"a test tried to reach {address[0]}")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", inside)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

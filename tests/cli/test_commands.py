@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import save_file
 
 import covector
@@ -151,6 +152,16 @@ def test_a_wrong_request_is_one_line_and_exit_code_2(
     assert [p for p in sorted(tmp_path.rglob("*")) if "empty" not in p.parts] == before
 
 
+class _Runs:
+    """An object that a careless unpickler would let write a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+    def __reduce__(self) -> tuple:
+        return (open, (self.path, "w"))
+
+
 def damaged(folder: Path, how: str) -> Path:
     """A checkpoint folder, broken in one way."""
     path = saved(folder) / "model.safetensors"
@@ -170,6 +181,16 @@ def damaged(folder: Path, how: str) -> Path:
         config["quantization_config"] = {"bits": 4}
     if how == "strict":
         config["secret_gate\x1b[2J"] = 3
+    if how == "overlap":
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        first, second = [n for n in header if n != "__metadata__"][:2]
+        header[second]["data_offsets"] = header[first]["data_offsets"]
+        header[second]["shape"], header[second]["dtype"] = header[first]["shape"], header[first]["dtype"]
+        text = json.dumps(header).encode()
+        path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + int.from_bytes(data[:8], "little") :])
+    if how == "code":
+        path.unlink()
+        torch.save({"weight": _Runs(folder / "ran")}, folder / "pytorch_model.bin")
     if how == "size":
         config["n_head"] = "two"
     (folder / "config.json").write_text(json.dumps(config))
@@ -186,6 +207,8 @@ def damaged(folder: Path, how: str) -> Path:
         ("config", r"tensor '.*' has shape \(.*\), the layout '.*' and the config give \("),
         ("quantised", "'quantization_config'"),
         ("strict", r"secret_gate\\x1b\[2J"),
+        ("overlap", "overlap"),
+        ("code", r"reading it would run code stored in it \(global 'io.open'\)"),
         ("size", "expected 'n_head' to be a whole number above 0, got 'two'"),
     ],
 )
@@ -200,6 +223,18 @@ def test_a_checkpoint_that_cannot_be_read_is_refused_by_name(
     assert set(codes) <= {0, 2}
     errors = capsys.readouterr().err.splitlines()
     assert any(re.search(told, line) for line in errors), errors
+    assert {p.name for p in folder.iterdir()} <= {"config.json", "model.safetensors", "pytorch_model.bin"}
+
+
+def test_a_text_of_several_tokens_is_shown_with_its_split(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["svd", "demo-lm", "L3H0", "--token", " market"]) == 2
+    told = capsys.readouterr().err
+    assert re.search(r"expected a single token, got ' market': it is .*\|.* near single tokens: ", told)
+
+
+def test_no_words_are_a_cry_for_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([]) == 0
+    assert "svd" in capsys.readouterr().out
 
 
 def test_a_defect_of_ours_is_exit_code_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
