@@ -158,7 +158,6 @@ def test_a_frame_that_the_anatomy_lacks_is_refused_with_the_reason(family: str, 
         random_model(family).framed(name)
 
 
-@pytest.mark.skipif("bert" not in families(), reason="needs the post-norm family")
 @pytest.mark.parametrize("name", ["folded", "gauge_fixed", "tl_default", *VIEWS])
 def test_post_norm_blocks_have_no_folded_frame(name: str) -> None:
     with pytest.raises(FrameUnavailable, match="post-norm"):

@@ -54,8 +54,8 @@ def open_checkpoint(ref: Any, layout: str | Path | None = None) -> Checkpoint:
     name, revision = str(ref), ""
     if name in BUNDLED:
         folder = BUNDLED[name]
-    elif Path(name).is_dir():
-        folder = Path(name)
+    elif name and Path(name).expanduser().is_dir():
+        folder = Path(name).expanduser()
     elif _looks_local(name):
         raise UnknownModel(
             f"expected a folder with a checkpoint, there is none at '{name}'; give a folder that holds config.json and "

@@ -37,11 +37,6 @@ class Site:
         return f"L{self.layer}{'K' if self.kind in 'kv' else 'H'}{self.head}.{self.kind}"
 
     @property
-    def in_head(self) -> bool:
-        """Whether the site belongs to an attention head."""
-        return self.head is not None
-
-    @property
     def in_mlp(self) -> bool:
         """Whether the site belongs to an MLP."""
         return self.layer is not None and self.head is None
