@@ -4,6 +4,7 @@ A page is made from the same objects that run, so it cannot be out of date witho
 """
 
 import contextlib
+import inspect
 import io
 import os
 import sys
@@ -97,9 +98,7 @@ def hooks_page() -> str:
 
 
 def python_page() -> str:
-    """Public names with the first paragraph of their docstrings."""
-    import inspect
-
+    """Public names with their docstrings, and what the classes among them offer."""
     import covector
 
     parts = ["# Python", "", "Generated from the docstrings (`make docs`). The commands: [cli.md](cli.md)."]
@@ -107,7 +106,28 @@ def python_page() -> str:
         value = getattr(covector, name)
         head = f"covector.{name}" + (str(inspect.signature(value)) if inspect.isfunction(value) else "")
         parts += ["", f"## {name}", "", "```python", head, "```", "", inspect.getdoc(value) or ""]
+        parts += _members(value) if inspect.isclass(value) and not issubclass(value, Exception) else []
     return "\n".join(parts) + "\n"
+
+
+def _members(kind: type) -> list[str]:
+    """What a class offers besides its fields: one line per public method or property, in the order of the source."""
+    lines = []
+    for name, value in vars(kind).items():
+        method = getattr(value, "__func__", value)
+        described = getattr(value, "func", getattr(value, "fget", method))
+        told = (inspect.getdoc(described) or "").split("\n\n")[0].replace("\n", " ")
+        if name.startswith("_") or not callable(described) or not told:
+            continue
+        call = f"{name}{_signature(method)}" if inspect.isfunction(method) else name
+        lines.append(f"- `.{call}`: {told}")
+    return ["", *lines] if lines else []
+
+
+def _signature(function) -> str:
+    given = inspect.signature(function)
+    first = list(given.parameters.values())[1:]  # without self
+    return str(given.replace(parameters=first, return_annotation=inspect.Signature.empty))
 
 
 PAGES = {"cli.md": cli_page, "families.md": families_page, "hooks.md": hooks_page, "python.md": python_page}

@@ -14,13 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from covector.arch import transformer_lens
 from covector.arch.adapter import AdaptedWeights, adapt
 from covector.arch.config import Config
-from covector.arch.declared import declared
-from covector.arch.declared_check import arranged, recorded_names
-from covector.arch.declared_keys import read_declaration
 from covector.arch.family import family_of
+from covector.arch.toy import TOYS
 from covector.errors import MissingExtra, NotProven, UnsupportedConfig, UnsupportedFamily
 from covector.io.checkpoint import Checkpoint, open_checkpoint
 from covector.io.safetensors_file import SafetensorsFile
@@ -34,7 +31,8 @@ def open(ref: Any, layout: str | Path | None = None, *, frame: str = "raw", stri
     """Open a model without building it: tensors are read one by one, when they are asked for.
 
     `ref`: a hub name (``gpt2``, ``name@revision``), a local folder, ``demo-lm``, a transformers or a TransformerLens
-    model in memory, or canonical weights (a toy of `covector.arch.toy`). `layout`: the ``layout.toml`` of a home-made
+    model in memory, canonical weights (of `covector.arch.toy`), or the name of a ready toy (``toy``,
+    ``toy-induction``; a folder of that name is ``./toy``). `layout`: the ``layout.toml`` of a home-made
     model (default: the one beside the weights). `strict` refuses configuration keys that no adapter knows.
 
     Raises UnknownModel, HubUnreachable, UnsupportedFamily, UnsupportedConfig, CheckpointMismatch, CorruptCheckpoint,
@@ -42,6 +40,9 @@ def open(ref: Any, layout: str | Path | None = None, *, frame: str = "raw", stri
     """
     if isinstance(ref, Weights):
         model = Model(ref.spec.family, ref, ref, identity={"files": {}, "versions": versions()})
+    elif isinstance(ref, str) and ref in TOYS:
+        weights, labels = TOYS[ref]()
+        model = Model(ref, weights, weights, labels={"token": labels}, identity={"files": {}, "versions": versions()})
     else:
         model = _open(open_checkpoint(ref, layout), layout, strict)
     return model if frame == "raw" else model.framed(frame)
@@ -74,8 +75,8 @@ def _known(checkpoint: Checkpoint, strict: bool) -> Model:
     weights = adapt(spec, tensors, checkpoint.tensors, prefixes=family.prefixes, ignored=family.ignored)
     labels = {"token": checkpoint.vocabulary.labels} if checkpoint.vocabulary else {}
     more: dict[str, Any] = {"unknown_keys": list(unknown)} if unknown else {}
-    if family.name == transformer_lens.MODEL_TYPE:
-        more["processing"] = transformer_lens.processing(weights)
+    if family.notes:
+        more |= family.notes(weights)
     return _opened(checkpoint, weights, labels, more)
 
 
@@ -94,6 +95,8 @@ def _opened(
 
 def _declared(checkpoint: Checkpoint, layout: Path) -> Model:
     """A home-made model, opened by its declaration."""
+    from covector.arch.declared import declared
+
     weights, labels = declared(layout, checkpoint.tensors, str(layout))
     if checkpoint.vocabulary:
         labels = {"token": checkpoint.vocabulary.labels} | labels
@@ -138,6 +141,9 @@ def prove(
 
 def _recorded(checkpoint: Checkpoint, layout: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Inputs and expected values that the declaration's [check] table finds in the file beside the weights."""
+    from covector.arch.declared_check import arranged, recorded_names
+    from covector.arch.declared_keys import read_declaration
+
     names = recorded_names(read_declaration(layout.read_text(encoding="utf-8"), str(layout)), str(layout))
     path = checkpoint.folder / names.file if checkpoint.folder and names else None
     if names is None or path is None or not path.exists():

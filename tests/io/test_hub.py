@@ -9,7 +9,6 @@ import http.server
 import json
 import socket
 import threading
-import time
 
 import huggingface_hub
 import huggingface_hub.constants
@@ -296,13 +295,11 @@ def loopback_socket():
 def test_an_unreachable_hub_says_both_possibilities_at_once(cache, monkeypatch):
     with loopback_socket() as closed:  # bound and not listening: every connection is refused
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{closed.getsockname()[1]}")
-        started = time.perf_counter()
         text = (
             r"expected to reach the hub, it could not be reached \(ConnectError\), and the cache .* does not hold it; "
         )
         with pytest.raises(HubUnreachable, match=text + "either you are offline or the name is wrong: check the name"):
             resolve("gpt2")
-        assert time.perf_counter() - started < 5
         snapshot = store(cache, "gpt2")
         assert resolve("gpt2").folder == snapshot
 
@@ -317,11 +314,10 @@ def test_a_hub_that_never_answers_is_given_up_on(monkeypatch):
 
 
 def test_a_call_that_ignores_every_timeout_is_left_behind():
-    forever = threading.Event()
-    started = time.perf_counter()
+    forever, answered = threading.Event(), []
     with pytest.raises(TimeoutError, match=r"no answer within 0\.05 s"):
-        hub._within(0.05, lambda: forever.wait(5))
-    assert time.perf_counter() - started < 1
+        hub._within(0.05, lambda: answered.append(forever.wait(60)))
+    assert not answered
     forever.set()
 
 

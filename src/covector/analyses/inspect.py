@@ -1,5 +1,6 @@
 """What a checkpoint is: sizes, family, anatomy, and every canonical tensor with where and how it is stored."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -8,7 +9,7 @@ import numpy as np
 from covector.arch.adapter import AdaptedWeights
 from covector.model.opened import Model
 from covector.model.spec import Attention, ModelSpec, Norm
-from covector.model.weights import split_name
+from covector.model.weights import Weights, canonical_axes, split_name
 from covector.render import Column, Table
 
 # Bytes per stored element of the dtypes that are read.
@@ -33,7 +34,7 @@ def inspect(model: Model) -> Table:
     The numbers are read from file headers; no weight is touched. Sizes and anatomy stand in `meta["spec"]`.
     """
     weights = model.stored
-    groups = list(_groups(weights)) if isinstance(weights, AdaptedWeights) else []
+    groups = list(_groups(weights))
     size = [g.count * int(np.prod(g.shape)) * _WIDTH.get(g.dtype, 4) / 2**20 for g in groups]
     columns = [
         Column("role", [g.role for g in groups], about="canonical name"),
@@ -60,15 +61,21 @@ def inspect(model: Model) -> Table:
     )
 
 
-def _groups(weights: AdaptedWeights) -> Iterable[_Group]:
+def _groups(weights: Weights) -> Iterable[_Group]:
     found: dict[str, list[str]] = {}
-    for name in weights.places:
+    for name in weights.places if isinstance(weights, AdaptedWeights) else weights.names():
+        if name == "W_U" and weights.spec.tied:
+            continue
         found.setdefault(split_name(name)[1], []).append(name)
     for role, names in found.items():
-        place = weights.places[names[0]]
-        layer = split_name(names[0])[0]
-        stored = place.tensor if layer is None else place.tensor.replace(f".{layer}.", ".{i}.", 1)
-        yield _Group(role, stored, place.layout.words, weights[names[0]].shape, weights.stored(names[0]), len(names))
+        first = names[0]
+        layer = split_name(first)[0]
+        stored, words = first, " ".join(canonical_axes(role))
+        if isinstance(weights, AdaptedWeights):
+            stored, words = weights.places[first].tensor, weights.places[first].layout.words
+        if layer is not None:
+            stored = re.sub(rf"(^L|\.){layer}\.", r"\g<1>{i}.", stored, count=1)
+        yield _Group(role, stored, words, weights[first].shape, weights.stored(first), len(names))
 
 
 def _anatomy(spec: ModelSpec) -> str:

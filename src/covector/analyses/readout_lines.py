@@ -3,6 +3,7 @@
 from typing import Any
 
 from covector.render.labels import cell_len, clip, pad, shown
+from covector.render.number import probability
 
 # Tokens per list at the most; fewer where the line is narrow.
 TOKENS = 6
@@ -61,16 +62,8 @@ def _chance(row: dict[str, Any]) -> str:
     if row.get(f"{side}_zeta") is None:
         return ""
     level = f"({row[f'{side}_level']:.1f})"
-    return f"ζ {row[f'{side}_zeta']:+5.1f} {level} p_dir {_p(row[f'{side}_p_dir'])} p_svd {_p(row[f'{side}_p_svd'])}"
-
-
-def _p(value: float | None) -> str:
-    """A probability in five cells: ``.031``, ``2e-07``, ``–`` where it is not defined."""
-    if value is None:
-        return "–".rjust(5)
-    if value >= 0.0995:
-        return f"{value:.2f}".lstrip("0").rjust(5) if value < 1 else "1".rjust(5)
-    return (f"{value:.3f}".lstrip("0") if value >= 0.001 else f"{value:.0e}").rjust(5)
+    p_dir, p_svd = (probability(row[f"{side}_{question}"]) for question in ("p_dir", "p_svd"))
+    return f"ζ {row[f'{side}_zeta']:+5.1f} {level} p_dir {p_dir} p_svd {p_svd}"
 
 
 def _asked(row: dict[str, Any], name: str) -> str:

@@ -13,10 +13,13 @@ import numpy as np
 from covector.axes import Bool, Float, Int
 from covector.errors import BadRequest
 from covector.linalg import chance
+from covector.linalg.norms import lengths as row_lengths
 from covector.linalg.topk import poles
 from covector.model.bases import Basis
 
 SCORES = ("cosine", "raw")
+# Rows of a decomposition depart from orthonormality by rounding: a few hundred times the 2e-16 of one product.
+ALREADY_ORTHONORMAL = 1e-12
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,9 @@ def read_side(
 
 
 def orthonormal(rows: Float[np.ndarray, "s d"]) -> Float[np.ndarray, "r d"]:
-    """Orthonormal rows with the same span, as many as the rows' numerical rank."""
+    """Orthonormal rows with the same span, as many as the rows' numerical rank; these rows if they are so already."""
+    if np.abs(rows @ rows.T - np.eye(len(rows))).max(initial=0.0) < ALREADY_ORTHONORMAL:
+        return rows
     _, values, spanning = np.linalg.svd(rows, full_matrices=False)
     return spanning[values > max(rows.shape) * np.finfo(float).eps * values.max(initial=0.0)]
 
@@ -175,7 +180,7 @@ def _chances(
 
 def _within(best: np.ndarray, projected: np.ndarray, d: int, exact: Exact | None) -> np.ndarray:
     """p_svd: the chance of a random basis of the same subspace."""
-    norms = np.sqrt(np.einsum("nr,nr->n", projected, projected, dtype=np.float64))
+    norms = row_lengths(projected)
     reach = np.minimum(best, norms.max())  # float32 projections round; a direction cannot reach past its subspace
     if exact is None:
         return np.atleast_1d(chance.p_svd(reach, np.minimum(norms, 1.0), projected.shape[1], d))

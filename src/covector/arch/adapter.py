@@ -62,6 +62,15 @@ class AdaptedWeights:
         stored = self.place(name).tensor
         return stored, self.source.sha256(stored)
 
+    def position(self, name: str) -> tuple[str, int]:
+        """Which file a tensor stands in, and where: for reading files in their order. ("", 0) for memory."""
+        where = getattr(self.source, "position", None)
+        return where(self.place(name).tensor) if where else ("", 0)
+
+    def release(self, name: str) -> None:
+        """Say that a tensor is not needed for now: its pages of the file may go."""
+        self.source.release(self.place(name).tensor)
+
     def place(self, name: str) -> Place:
         """Where a canonical tensor is stored (the embedding's place for a tied ``W_U``)."""
         return self.places["W_E" if name == "W_U" and self.spec.tied else name]

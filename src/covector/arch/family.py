@@ -14,6 +14,7 @@ from typing import Any
 from covector.arch.config import Config
 from covector.errors import UnsupportedFamily
 from covector.model.spec import ModelSpec
+from covector.model.weights import Weights
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class Family:
     ``tensors(config)`` maps stored names (``{i}`` stands for the layer, ``a | b`` for either name) to layouts in
     words; ``prefixes`` are what may stand before every name or be missing; ``ignored`` are regular expressions of
     names that carry no weight.
-    ``hf_class`` is the transformers class that judges the loader.
+    ``hf_class`` is the transformers class that judges the loader. ``notes(weights)`` are facts about one checkpoint
+    that every result of it should record.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Family:
     ignored: tuple[str, ...] = ()
     hf_class: str = ""
     tiny: Callable[[], Mapping[str, Any]] = dict
+    notes: Callable[[Weights], Mapping[str, Any]] | None = None
 
 
 @cache

@@ -10,7 +10,7 @@ Toys come in float64, so that identities hold to rounding, and are no family: no
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -273,3 +273,19 @@ def induction(n_vocab: int = 9, n_ctx: int = 24) -> ArrayWeights:
         "W_U": out.T,
     }
     return ArrayWeights(spec, arrays)
+
+
+def _animals() -> tuple[ArrayWeights, tuple[str, ...]]:
+    labels = (" cat", " meow", " dog", " bark", " cow", " moo", " the", " a", " and", " of", " to", " in")
+    return planted([Plant(0, 1, 3.0), Plant(2, 3, 2.0), Plant(4, 5, 1.0)], "L0H1.ov"), labels
+
+
+def _copier() -> tuple[ArrayWeights, tuple[str, ...]]:
+    return induction(), ("<start>", *(f" {letter}" for letter in "abcdefgh"))
+
+
+# Ready toys, opened by name: weights and token labels. ``toy``: head L0H1 reads an animal and writes its sound.
+TOYS: Mapping[str, Callable[[], tuple[ArrayWeights, tuple[str, ...]]]] = {
+    "toy": _animals,
+    "toy-induction": _copier,
+}

@@ -278,4 +278,9 @@ def tiny() -> Mapping[str, Any]:
     }
 
 
-FAMILY = Family(MODEL_TYPE, (MODEL_TYPE,), spec, tensors, tiny=tiny)
+def notes(weights: Weights) -> Mapping[str, Any]:
+    """Which of TransformerLens' rewritings these weights have behind them."""
+    return {"processing": processing(weights)}
+
+
+FAMILY = Family(MODEL_TYPE, (MODEL_TYPE,), spec, tensors, notes=notes, tiny=tiny)

@@ -38,7 +38,7 @@ def gaps(S: Float[np.ndarray, " r"], following: float, shape: tuple[int, int]) -
         return np.zeros(0)
     beyond = following if max(shape) > S.size else -np.inf
     steps = -np.diff(np.concatenate([[np.inf], S, [beyond]]))
-    nearest = np.minimum(steps[:-1], steps[1:]) / S[0]
+    nearest = np.minimum(steps[:-1], steps[1:]) / S[0] + 0.0  # equal values differ by 0, not by −0
     return np.where(np.isfinite(nearest), nearest, 1.0)
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import numpy as np
-from scipy.special import erf, expit
 
 from covector.errors import UnsupportedConfig
 
@@ -14,11 +13,20 @@ _FAST_ROOT = 0.7978845608
 
 
 def _gelu(x: np.ndarray) -> np.ndarray:
+    # Imported here: scipy.special adds 0.05 s to every start, and few commands apply an activation.
+    from scipy.special import erf
+
     return 0.5 * x * (1 + erf(x / np.sqrt(2)))
 
 
 def _gelu_tanh(x: np.ndarray, root: float = _ROOT) -> np.ndarray:
     return 0.5 * x * (1 + np.tanh(root * (x + _CUBIC * x**3)))
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    # e^−|x| never overflows: 1/(1 + e^−x) from the right of 0, e^x/(1 + e^x) from the left.
+    small = np.exp(-np.abs(x))
+    return np.where(x < 0, small, 1.0) / (1 + small)
 
 
 _BY_NAME: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -30,11 +38,11 @@ _BY_NAME: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "gelu_accurate": _gelu_tanh,
     "gelu_fast": lambda x: _gelu_tanh(x, _FAST_ROOT),
     "gelu_pytorch_tanh": _gelu_tanh,
-    "quick_gelu": lambda x: x * expit(1.702 * x),
-    "silu": lambda x: x * expit(x),
-    "swish": lambda x: x * expit(x),
+    "quick_gelu": lambda x: x * _sigmoid(1.702 * x),
+    "silu": lambda x: x * _sigmoid(x),
+    "swish": lambda x: x * _sigmoid(x),
     "tanh": np.tanh,
-    "sigmoid": expit,
+    "sigmoid": _sigmoid,
     "linear": lambda x: x,
 }
 

@@ -56,3 +56,12 @@ def _power(value: float, figures: int) -> str:
     if "." in mantissa:
         mantissa = mantissa.rstrip("0").rstrip(".")
     return f"{mantissa}e{int(exponent)}"
+
+
+def probability(value: float | None) -> str:
+    """A probability in five cells: ``.031``, ``2e-07``, ``–`` where it is not defined."""
+    if not value:
+        return ("–" if value is None else "0").rjust(5)
+    if value >= 0.0995:
+        return f"{value:.2f}".lstrip("0").rjust(5) if value < 1 else "1".rjust(5)
+    return (f"{value:.3f}".lstrip("0") if value >= 0.001 else f"{value:.0e}").rjust(5)

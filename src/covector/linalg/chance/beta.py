@@ -9,27 +9,16 @@ Source: SV-32; the values of F3 and §3.12 of the theory page are tests.
 """
 
 import numpy as np
-from scipy import special
 
 from covector.axes import Float, Int
 from covector.errors import BadRequest
+from covector.linalg.chance.incomplete_beta import incomplete_beta, inverse_incomplete_beta, log_incomplete_beta
 
 Number = float | int | np.number | Float[np.ndarray, "..."] | Int[np.ndarray, "..."]
 
 # A cosine may exceed 1 by the rounding of the float32 dot product it came from, about √d·6e-8 = 4e-6 at d = 4096; more
 # is a vector that was not normalised.
 COSINE_SLACK = 1e-5
-
-# Below this the plain tail nears the smallest double (2e-308), so its logarithm is computed another way.
-SMALLEST_PLAIN_TAIL = 1e-250
-
-# The continued fraction is used far out in the tail only, where it settles fast: 6 steps were the most for d up to 10⁶
-# and any k. A hundred would be a defect of ours.
-MAX_STEPS = 100
-
-# The fraction stops when a step multiplies by 1 ± 1e-12: rounding keeps the steps from 1 by up to 1e-14 at d = 10⁵ (a
-# limit of 1e-15 was never met there), and the logarithm is promised to 1e-9.
-SETTLED = 1e-12
 
 
 def tail(cosine: Number, d: int, k: int = 1) -> Number:
@@ -44,8 +33,7 @@ def tail(cosine: Number, d: int, k: int = 1) -> Number:
     length = _checked_length(cosine, d, k)
     if k == d:
         return np.where(np.isnan(length), np.nan, 1.0)[()]
-    # 1 − c² as a product: c near 1 keeps all its digits.
-    return special.betainc((d - k) / 2, k / 2, (1 - length) * (1 + length))
+    return incomplete_beta((d - k) / 2, k / 2, *_shares(length))[()]
 
 
 def log_tail(cosine: Number, d: int, k: int = 1) -> Number:
@@ -53,25 +41,20 @@ def log_tail(cosine: Number, d: int, k: int = 1) -> Number:
 
     Returns log P(‖P v‖ >= |cosine|) in the shape of `cosine` (−inf at |cosine| = 1 when k < d); absolute error
     under 1e-9 for d up to 10⁵. Raises what `tail` raises.
-    Source: continued fraction of the incomplete beta function, DLMF 8.17.22, with Lentz' algorithm.
+    Source: SV-32.
     """
-    length = np.atleast_1d(_checked_length(cosine, d, k))
+    length = _checked_length(cosine, d, k)
     if k == d:
-        return np.where(np.isnan(length), np.nan, 0.0).reshape(np.shape(cosine))[()]
-    plain = np.atleast_1d(tail(length, d, k))
-    likely, deep = plain > 0.5, plain < SMALLEST_PLAIN_TAIL
-    logs = np.log(np.where(deep, 1.0, plain))
-    # A tail near 1 has its digits in the complement.
-    logs[likely] = np.log1p(-special.betainc(k / 2, (d - k) / 2, length[likely] ** 2))
-    logs[deep] = _deep_log_tail(length[deep], d, k)
-    return logs.reshape(np.shape(cosine))[()]
+        return np.where(np.isnan(length), np.nan, 0.0)[()]
+    return log_incomplete_beta((d - k) / 2, k / 2, *_shares(length))[()]
 
 
 def quantile(p: Number, d: int, k: int = 1) -> Number:
     """The length that a Haar direction of R^d reaches with probability `p` in a fixed k-dimensional subspace.
 
-    Inverse of `tail`: returns c in [0, 1] with P(‖P v‖ >= c) = p, in the shape of `p`. Exact to rounding of c (for
-    p so small that c rounds to 1, c is 1). Raises BadRequest if a p lies outside [0, 1], or not 1 <= k <= d.
+    Inverse of `tail`: returns c in [0, 1] with P(‖P v‖ >= c) = p, in the shape of `p`. Exact to rounding of c for small
+    p (if c rounds to 1, c is 1), relative error under 1e-14 for p near 1.
+    Raises BadRequest if a p lies outside [0, 1], or not 1 <= k <= d.
     """
     probability = np.asarray(p, dtype=np.float64)
     if np.any((probability < 0) | (probability > 1)):
@@ -79,7 +62,7 @@ def quantile(p: Number, d: int, k: int = 1) -> Number:
     _check_dimensions(d, k)
     if k == d:
         return np.where(np.isnan(probability), np.nan, 1.0)[()]
-    return np.sqrt(special.betainccinv(k / 2, (d - k) / 2, probability))[()]
+    return np.sqrt(inverse_incomplete_beta((d - k) / 2, k / 2, probability)[1])[()]
 
 
 def threshold(d: int, n: Number, alpha: float = 0.05, k: int = 1) -> Number:
@@ -106,6 +89,11 @@ def _checked_length(cosine: Number, d: int, k: int) -> Float[np.ndarray, "..."]:
     return np.asarray(np.minimum(length, 1.0))
 
 
+def _shares(length: Float[np.ndarray, "..."]) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
+    # 1 − c² as a product: c near 1 keeps all its digits.
+    return np.asarray((1 - length) * (1 + length)), np.asarray(length * length)
+
+
 def _check_dimensions(d: int, k: int) -> None:
     if not 1 <= k <= d:
         raise BadRequest(f"a subspace has 1 <= k <= d dimensions, got k = {k}, d = {d}; check the order: (…, d, k)")
@@ -114,32 +102,3 @@ def _check_dimensions(d: int, k: int) -> None:
 def _extreme(values: Float[np.ndarray, "..."]) -> str:
     worst = values.ravel()[np.nanargmax(np.abs(values - 0.5))]
     return f"{worst:g}"
-
-
-def _deep_log_tail(length: Float[np.ndarray, " n"], d: int, k: int) -> Float[np.ndarray, " n"]:
-    # log I_s(a, b) with s = 1 − c²; s is below its mean here, where the fraction converges fast.
-    a, b = (d - k) / 2, k / 2
-    s = (1 - length) * (1 + length)
-    with np.errstate(divide="ignore"):  # c = 1: log 0 = −inf is the answer
-        power = a * np.log(s) + 2 * b * np.log(length)
-    return power - np.log(a) - special.betaln(a, b) + np.log(_beta_fraction(a, b, s))
-
-
-def _beta_fraction(a: float, b: float, s: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    # Modified Lentz. Letters as in DLMF 8.17.22; `lower` and `upper` are the running ratios.
-    upper = np.ones_like(s)
-    lower = 1 / (1 - (a + b) * s / (a + 1))
-    value = lower.copy()
-    for m in range(1, MAX_STEPS):
-        even = m * (b - m) * s / ((a + 2 * m - 1) * (a + 2 * m))
-        lower = 1 / (1 + even * lower)
-        upper = 1 + even / upper
-        value = value * lower * upper
-        odd = -(a + m) * (a + b + m) * s / ((a + 2 * m) * (a + 2 * m + 1))
-        lower = 1 / (1 + odd * lower)
-        upper = 1 + odd / upper
-        step = lower * upper
-        value = value * step
-        if np.all(np.abs(step - 1) < SETTLED):
-            return value
-    raise AssertionError(f"continued fraction did not settle for a={a}, b={b}")

@@ -7,13 +7,15 @@ subspace (coordinates [n, r]) give the cosines that directions of that subspace 
 Source: §2.1, §3.12, F13 and N1–N2 of the theory page.
 """
 
+import math
+
 import numpy as np
-from scipy import special
 
 from covector.axes import Float
 from covector.errors import BadRequest
 from covector.linalg.chance.beta import quantile, tail
 from covector.linalg.chance.haar import draw_corners
+from covector.linalg.chance.incomplete_beta import log_beta
 from covector.linalg.chance.laws import Haar, Law
 from covector.linalg.chance.streams import Seed, generator, in_blocks
 
@@ -132,8 +134,9 @@ def expected_max_of_basis(d: int, r: int) -> float:
     # |g| above 12 has probability 4e-33; the integrand is smooth, NODES suffice on [0, 12].
     nodes, weights = np.polynomial.legendre.leggauss(NODES)
     x = 6 * (nodes + 1)
-    reached = -np.expm1(r * np.log1p(-special.erfc(x / np.sqrt(2))))
-    mean_length = np.sqrt(2) * np.exp(special.gammaln((d + 1) / 2) - special.gammaln(d / 2))
+    above = np.array([math.erfc(node) for node in x / np.sqrt(2)])
+    reached = -np.expm1(r * np.log1p(-above))
+    mean_length = np.sqrt(2 * np.pi) / math.exp(log_beta(d / 2, 0.5))  # √2 Γ((d + 1)/2) / Γ(d/2)
     return float(6 * (weights @ reached) / mean_length)
 
 
