@@ -81,5 +81,13 @@ class BadRequest(CovectorError):
     """Arguments that contradict each other or lie outside their range."""
 
 
+class CorruptAtlas(CovectorError):
+    """The folder is no atlas, not a complete one, or its files disagree."""
+
+
+class WorkerLost(CovectorError):
+    """A process or a cluster that was to do a part of the work is gone."""
+
+
 class BadTable(CovectorError):
     """Columns that do not fit together, or a file that is not a table."""

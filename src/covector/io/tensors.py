@@ -238,6 +238,10 @@ class FileTensors:
         """Give the tensor's pages back to the system."""
         self._file.release(self._known(name))
 
+    def position(self, name: str) -> tuple[str, int]:
+        """The file, and the first byte in it."""
+        return self._file.path.name, self._file.entries[self._known(name)].start
+
     def _known(self, name: str) -> str:
         if name not in self._file.entries:
             raise _no_such_tensor(name, self)
@@ -282,6 +286,11 @@ class FolderTensors:
     def release(self, name: str) -> None:
         """Give the tensor's pages back where the file is mapped."""
         self._part(name).release(name)
+
+    def position(self, name: str) -> tuple[str, int]:
+        """The file, and the first byte in it where that is known."""
+        part = self._part(name)
+        return part.position(name) if isinstance(part, FileTensors) else (part.where, 0)
 
     def _part(self, name: str) -> TensorSource:
         if name not in self._owner:

@@ -28,31 +28,37 @@ SUBSET = 0.25
 # Squares of a float64 Gram below this part of the largest are its rounding, n·eps for n up to thousands: σ < 1e-7·σ₁.
 UNSEEN = 1e-14
 
+# Fewest rows per step of `_triangle`; narrower tiles than twice their width would mostly repeat the work on R.
+TRIANGLE_ROWS = 1024
 
-def dense_dyads(W: Float[np.ndarray, "n m"], rank: int) -> Dyads:
+
+def dense_dyads(W: Float[np.ndarray, "n m"], rank: int, short_only: bool = False) -> Dyads:
     """Return at least the leading `rank` singular triples of the matrix above numerical rank.
+
+    With `short_only` the vectors of the longer side (the columns' side U where both are equal) are left out: that side
+    comes as [n, 0]. It is the larger part of the memory, and of the time after the Gram.
 
     U and Vh are orthonormal to 1e-11, singular values right to 8·eps·σ₁; those for which this is more than 1e-11 of
     themselves are marked `absolute`. Widens to float64 by tiles, so a float32 matrix is never copied whole except on
     the QR route. Values must be finite (the caller checks).
     """
     if W.shape[0] < W.shape[1]:
-        flipped = dense_dyads(W.T, rank)
+        flipped = dense_dyads(W.T, rank, short_only)
         return Dyads(flipped.Vh.T, flipped.S, flipped.U.T, flipped.absolute, flipped.beyond, flipped.cut, flipped.route)
     gram = _gram(W)
     trace = float(np.trace(gram))
     if trace == 0.0 and not W.any():
         return _finish(W.shape, np.zeros((W.shape[0], 0)), np.zeros(0), np.zeros((0, W.shape[1])), "dense: nothing")
     if not SAFE_TRACE[0] < trace < SAFE_TRACE[1]:
-        return _by_qr(W)
+        return _by_qr(W, short_only)
     if rank + 1 <= SUBSET * W.shape[1]:
-        leading = _leading(W, gram, rank)
+        leading = _leading(W, gram, rank, short_only)
         if leading is not None:
             return leading
-    return _by_gram(W, gram)
+    return _by_gram(W, gram, short_only)
 
 
-def _leading(W: np.ndarray, gram: np.ndarray, rank: int) -> Dyads | None:
+def _leading(W: np.ndarray, gram: np.ndarray, rank: int, short_only: bool) -> Dyads | None:
     """The first `rank` dyads from part of the Gram's vectors, or None where one of them is too weak for it.
 
     All values are found: how the last of these dyads stands to those beyond must not depend on how many were asked for.
@@ -64,25 +70,28 @@ def _leading(W: np.ndarray, gram: np.ndarray, rank: int) -> Dyads | None:
         return None
     rest = np.linalg.eigvalsh(gram)[::-1][rank:]
     beyond = np.minimum(np.sqrt(rest[rest > UNSEEN * S[0] ** 2]), S[-1])
-    return Dyads(_product(W, V / S), S, V.T, is_absolute(S, S[0]), beyond, 0, "dense: part of the Gram")
+    U = _nothing(W) if short_only else _product(W, V / S)
+    return Dyads(U, S, V.T, is_absolute(S, S[0]), beyond, 0, "dense: part of the Gram")
 
 
-def _by_gram(W: np.ndarray, gram: np.ndarray) -> Dyads:
+def _by_gram(W: np.ndarray, gram: np.ndarray, short_only: bool) -> Dyads:
     squares, V = np.linalg.eigh(gram)
     V = V[:, ::-1]
     S = np.sqrt(np.maximum(squares[::-1], 0.0))
     strong = int(np.count_nonzero(S / S[0] >= STRONG))
     if 2 * strong < S.size:
-        return _by_qr(W)
+        return _by_qr(W, short_only)
     S = S[:strong]
-    U = _product(W, V[:, :strong] / S)
+    U = _nothing(W) if short_only else _product(W, V[:, :strong] / S)
     if strong == V.shape[1]:
         return _finish(W.shape, U, S, V.T, "dense: Gram")
-    weak_U, weak_S, turn = _weak(_product(W, V[:, strong:]), U)
+    if short_only:
+        _, weak_S, turn = np.linalg.svd(_triangle(W, V[:, strong:]))
+    else:
+        weak_U, weak_S, turn = _weak(_product(W, V[:, strong:]), U)
+        U = np.concatenate([U, weak_U], axis=1)
     V = np.concatenate([V[:, :strong], V[:, strong:] @ turn.T], axis=1)
-    return _finish(
-        W.shape, np.concatenate([U, weak_U], axis=1), np.concatenate([S, weak_S]), V.T, "dense: Gram, weak part apart"
-    )
+    return _finish(W.shape, U, np.concatenate([S, weak_S]), V.T, "dense: Gram, weak part apart")
 
 
 def _weak(image: np.ndarray, U: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -97,10 +106,30 @@ def _weak(image: np.ndarray, U: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.
     return orthonormal * np.where(np.diagonal(triangle) < 0, -1.0, 1.0), weak_S, turn
 
 
-def _by_qr(W: np.ndarray) -> Dyads:
+def _by_qr(W: np.ndarray, short_only: bool) -> Dyads:
+    if short_only:
+        _, S, Vh = np.linalg.svd(_triangle(W, None))
+        return _finish(W.shape, _nothing(W), S, Vh, "dense: QR and SVD")
     Q, R = np.linalg.qr(W.astype(np.float64))
     U, S, Vh = np.linalg.svd(R)
     return _finish(W.shape, Q @ U, S, Vh, "dense: QR and SVD")
+
+
+def _triangle(W: np.ndarray, X: np.ndarray | None) -> np.ndarray:
+    """R of the QR of W (or of W @ X), from tiles of rows put below what the ones before gave: Q is never held.
+
+    As stable as one QR (each step is orthogonal), and the memory is that of a tile: an embedding would be 50 times it.
+    """
+    R = np.zeros((0, W.shape[1] if X is None else X.shape[1]))
+    step = max(TRIANGLE_ROWS, 2 * R.shape[1])
+    for start in range(0, W.shape[0], step):
+        tile = W[start : start + step].astype(np.float64, copy=False)
+        R = np.asarray(np.linalg.qr(np.concatenate([R, tile if X is None else tile @ X]), mode="r"))
+    return R
+
+
+def _nothing(W: np.ndarray) -> np.ndarray:
+    return np.zeros((W.shape[0], 0))
 
 
 def _finish(shape: tuple[int, int], U: np.ndarray, S: np.ndarray, Vh: np.ndarray, route: str) -> Dyads:

@@ -20,15 +20,17 @@ BACKWARD_ERROR = 8.0
 class Dyads:
     """U [n, r], S [r] descending, Vh [r, m] in float64, and what their algorithm knows about them.
 
+    One of the sides may have been left out: U [n, 0] or Vh [0, m].
+
     `beyond` holds the singular values that follow, falling, numerical zeros left out; they may come from a Gram, which
     knows those of t·σ₁ to eps·σ₁/t and sees nothing below 1e-7·σ₁. `cut` counts dyads that were dropped as numerical
     zeros, where all were looked for; `absolute[i]` says that σᵢ is only known to `BACKWARD_ERROR`·eps·(size of the
     factors).
     """
 
-    U: Float[np.ndarray, "n r"]
+    U: Float[np.ndarray, "n _"]
     S: Float[np.ndarray, " r"]
-    Vh: Float[np.ndarray, "r m"]
+    Vh: Float[np.ndarray, "_ m"]
     absolute: Bool[np.ndarray, " r"]
     beyond: Float[np.ndarray, " b"]
     cut: int

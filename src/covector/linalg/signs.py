@@ -21,7 +21,7 @@ TIE = 1e-10
 
 
 def canonical_signs(
-    U: Float[np.ndarray, "n r"], Vh: Float[np.ndarray, "r m"], reads: Space, writes: Space
+    U: Float[np.ndarray, "n _"], Vh: Float[np.ndarray, "_ m"], reads: Space, writes: Space
 ) -> tuple[Float[np.ndarray, " r"], Float[np.ndarray, " r"]]:
     """Return the factor (1 or -1) that makes each dyad canonical, and the margin of that choice.
 

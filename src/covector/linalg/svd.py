@@ -19,7 +19,7 @@ from covector.linalg.dense_svd import dense_dyads
 from covector.linalg.dyads import BACKWARD_ERROR, EPS, Dyads, first
 from covector.linalg.maps import Dense, Factored, Map, Space, Updated, frobenius
 from covector.linalg.product_svd import Measured, product_dyads
-from covector.linalg.signs import canonical_signs
+from covector.linalg.signs import STREAMS, canonical_signs
 from covector.linalg.storage_noise import StorageNoise, noise_of_matrix, noise_of_product, together
 
 if TYPE_CHECKING:
@@ -30,10 +30,11 @@ if TYPE_CHECKING:
 class SVD:
     """Dyads of a map in order of falling gain, and how far each can be trusted.
 
-    U, S, Vh     directions read [n, r], gains [r], directions written [r, m]; float64, orthonormal to 1e-11
+    U, S, Vh     directions read [n, r], gains [r], directions written [r, m]; float64, orthonormal to 1e-11. With
+                 `stream_only` the side outside the stream may be [n, 0] or [0, m]
     reads, writes  the spaces of the two sides
     stored       dtype of the weights, on which everything about noise below depends (with the map's `rounded`)
-    following    the next gain, that of the first dyad not here; 0 when none was left out
+    beyond       the gains of dyads that are not here, falling; those below 1e-7·S[0] may not have been seen
     blocks       the indices cut into runs; in a run longer than one only the span is defined (storage noise or
                  arithmetic would turn its dyads into each other by 1/3 rad or more). They are those of the whole
                  map: the last may reach beyond the dyads here, and then its span is not all here either
@@ -48,13 +49,13 @@ class SVD:
     route        which algorithm found them, in words
     """
 
-    U: Float[np.ndarray, "n r"]
+    U: Float[np.ndarray, "n _"]
     S: Float[np.ndarray, " r"]
-    Vh: Float[np.ndarray, "r m"]
+    Vh: Float[np.ndarray, "_ m"]
     reads: Space
     writes: Space
     stored: str
-    following: float
+    beyond: Float[np.ndarray, " b"]
     blocks: tuple[range, ...]
     gap: Float[np.ndarray, " r"]
     wedin: Float[np.ndarray, " r"]
@@ -66,13 +67,18 @@ class SVD:
     route: str
 
     def __post_init__(self) -> None:
-        for name in ("U", "S", "Vh", "gap", "wedin", "noisy", "absolute", "sign_margin"):
+        for name in ("U", "S", "Vh", "beyond", "gap", "wedin", "noisy", "absolute", "sign_margin"):
             getattr(self, name).flags.writeable = False
 
     @property
     def rank(self) -> int:
         """How many dyads there are."""
         return self.S.size
+
+    @property
+    def following(self) -> float:
+        """The next gain, that of the first dyad not here; 0 when none was left out."""
+        return float(self.beyond[0]) if self.beyond.size else 0.0
 
     def torch(self) -> tuple["torch.Tensor", "torch.Tensor", "torch.Tensor"]:
         """U, S, Vh as float64 torch tensors (copies: the arrays here are read-only). Needs torch."""
@@ -88,9 +94,11 @@ class SVD:
         return next(block for block in self.blocks if index in block)
 
 
-def svd(m: Map, rank: int | None = None) -> SVD:
+def svd(m: Map, rank: int | None = None, *, stream_only: bool = False) -> SVD:
     """Return the leading `rank` dyads of a map, or all above numerical rank.
 
+    `stream_only` leaves out the vectors of a side that is not the residual stream, where they cost extra (an MLP's
+    neurons, a vocabulary's tokens): that side may then come as [n, 0]. What is left is the same but for rounding.
     What is told of a dyad (gap, block, noise) does not depend on how many are asked for.
     Exact in the sense of `SVD.absolute`; independent of how the map is kept up to rounding, except inside blocks. A
     rank beyond what the map has is capped. A map of zeros has no dyads: shapes [n, 0], [0], [0, m].
@@ -107,17 +115,27 @@ def svd(m: Map, rank: int | None = None) -> SVD:
         noise = _noise_of_factors(m, measured)
         size = measured.left[1] * measured.right[1]
     else:
-        found = dense_dyads(m.dense(), wanted)
+        found = dense_dyads(m.dense(), wanted, stream_only and _short_side_is_stream(m))
         noise = _noise_of_dense(m, found)
         size = float(found.S[0]) if found.S.size else 0.0
     return _tell(m, first(found, wanted), noise, BACKWARD_ERROR * EPS * size)
 
 
+def _short_side_is_stream(m: Map) -> bool:
+    """Whether one side alone is the residual stream, and it is the shorter: the Gram's side. Overlays need both."""
+    if not isinstance(m, Dense):
+        return False
+    stream = [space.kind in STREAMS for space in (m.reads, m.writes)]
+    n, width = m.shape
+    return (stream == [True, False] and n < width) or (stream == [False, True] and width <= n)
+
+
 def _tell(m: Map, dyads: Dyads, noise: StorageNoise, floor: float) -> SVD:
     """Fix the signs (in place: for an embedding U is the largest array there is) and say what is known of each dyad."""
     signs, margin = canonical_signs(dyads.U, dyads.Vh, m.reads, m.writes)
-    np.multiply(dyads.U, signs, out=dyads.U)
-    np.multiply(dyads.Vh, signs[:, None], out=dyads.Vh)
+    for rows in (dyads.U.T, dyads.Vh):
+        if len(rows) == len(signs):  # a side that was not asked for has none
+            np.multiply(rows, signs[:, None], out=rows)
     following = float(dyads.beyond[0]) if dyads.beyond.size else 0.0
     gap, coupling = gaps(dyads.S, following, m.shape), noise.coupling[: dyads.S.size]
     spectrum = np.concatenate([dyads.S, dyads.beyond])
@@ -128,7 +146,7 @@ def _tell(m: Map, dyads: Dyads, noise: StorageNoise, floor: float) -> SVD:
         reads=m.reads,
         writes=m.writes,
         stored=m.stored,
-        following=following,
+        beyond=dyads.beyond,
         blocks=degenerate_blocks(spectrum, noise.coupling, floor, dyads.S.size),
         gap=gap,
         wedin=wedin_bounds(dyads.S, gap, noise.worst),

@@ -16,6 +16,7 @@ this costs 1.15 times the bare float32 product (one thread). Selection by groups
 whole groups kept, hence exact.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +54,7 @@ def poles(
     *,
     keep: Bool[np.ndarray, " n"] | None = None,
     lengths: Float[np.ndarray, " n"] | None = None,
+    see: Callable[[slice, Float[np.ndarray, "r n"]], None] | None = None,
 ) -> Poles:
     """Return the k highest and the k lowest scores ``direction · vector`` of each direction, with the vectors' ids.
 
@@ -61,18 +63,20 @@ def poles(
 
     Exact: the order is that of the float64 scores, ties by lower id. `keep` leaves vectors out of the running without
     changing the order of the rest; a k beyond what is left is capped. Ids refer to the rows of `vectors`.
+    `see(rows, scores)` is shown every block of screened scores while it is there (of directions scaled to length one;
+    whatever stands for vectors that are left out is 0), to sum over the vectors what would not fit in memory.
     Raises BadRequest for k < 1, nothing kept, or kept vectors (or directions) that are not finite; SpaceMismatch for
     widths that differ. Memory beyond inputs and result: 64 MB of scores, and a float32 copy of float16 vectors.
     """
     n = _check(directions, vectors, k, keep)
-    if keep is not None and 2 * n < vectors.shape[0]:
+    if keep is not None and 2 * n < vectors.shape[0] and see is None:
         # Few are kept: a copy of them costs less than scoring everything.
         ids = np.flatnonzero(keep)
         found = poles(directions, vectors[ids], k, lengths=None if lengths is None else lengths[ids])
         return Poles(ids[found.top], found.top_score, ids[found.bottom], found.bottom_score)
     if lengths is not None:
         _check_lengths(lengths if keep is None else lengths[keep])
-    screening = _Screening(directions, vectors, min(int(k), n), keep, lengths)
+    screening = _Screening(directions, vectors, min(int(k), n), keep, lengths, see)
     rows = max(1, BUFFER_BYTES // (vectors.shape[0] * screening.tokens.itemsize))
     parts = [screening.chunk(slice(i, i + rows)) for i in range(0, directions.shape[0], rows)]
     top, bottom = ([pair[side] for pair in parts] for side in (0, 1))
@@ -99,8 +103,9 @@ class _Screening:
         k: int,
         keep: np.ndarray | None,
         lengths: np.ndarray | None,
+        see: Callable[[slice, np.ndarray], None] | None,
     ) -> None:
-        self.directions, self.vectors, self.k, self.lengths = directions, vectors, k, lengths
+        self.directions, self.vectors, self.k, self.lengths, self.see = directions, vectors, k, lengths, see
         kind = np.float64 if vectors.dtype == np.float64 else np.float32
         self.tokens = vectors.astype(kind, copy=False)
         self.left_out = np.zeros(0, int) if keep is None else np.flatnonzero(~keep)
@@ -129,6 +134,9 @@ class _Screening:
             screened = _unit(directions).astype(self.tokens.dtype) @ self.tokens.T
             if self.lengths is not None:
                 screened /= self.lengths.astype(self.tokens.dtype)
+        if self.see is not None:
+            screened[:, self.left_out] = 0.0
+            self.see(rows, screened)
         screened[:, self.left_out] = -np.inf
         top = self._winners(directions, screened)
         screened[:, self.left_out] = np.inf

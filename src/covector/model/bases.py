@@ -16,7 +16,8 @@ import numpy as np
 
 from covector.axes import Bool, Float
 from covector.errors import FrameUnavailable, UnknownBasis
-from covector.linalg.norms import normalised, without_mean
+from covector.linalg.dictionary import Dictionary, dictionary
+from covector.linalg.norms import lengths, normalised, without_mean
 from covector.model.activations import activation
 from covector.model.spec import ModelSpec, input_weight, output_weight
 from covector.model.weights import Weights
@@ -58,6 +59,8 @@ class Basis:
     @cached_property
     def vectors(self) -> Float[np.ndarray, "token d_model"]:
         """The vectors, read on first use; read-only."""
+        if self.same_as is not None:
+            return self.same_as.vectors  # a widened copy of a vocabulary is not made twice
         array = self.load()
         array.flags.writeable = False
         return array
@@ -67,7 +70,7 @@ class Basis:
         """Euclidean length of every vector, float64."""
         if self.same_as is not None:
             return self.same_as.norms
-        return np.sqrt(np.einsum("td,td->t", self.vectors, self.vectors, dtype=np.float64))
+        return lengths(self.vectors)
 
     @cached_property
     def usable(self) -> Bool[np.ndarray, " token"]:
@@ -95,6 +98,8 @@ class Bases(Mapping[str, Basis]):
     def __init__(self, weights: Weights, labels: Mapping[str, tuple[str, ...]]) -> None:
         self.weights, self.spec, self.labels = weights, weights.spec, labels
         self._made: dict[str, Basis] = {}
+        self._made_centred: dict[str, Basis] = {}
+        self._judged: dict[tuple[str, bool], Dictionary] = {}
         self._numbered: dict[tuple[str, int, int], tuple[str, ...]] = {}
 
     def __getitem__(self, name: str) -> Basis:
@@ -137,7 +142,19 @@ class Bases(Mapping[str, Basis]):
 
     def centred(self, name: str) -> Basis:
         """The basis for directions that have no part along 1: vectors lose theirs first, then the variant is made."""
-        return self._make(name, centred=True)
+        if name not in self._made_centred:
+            self._made_centred[name] = self._make(name, centred=True)
+        return self._made_centred[name]
+
+    def dictionary(self, name: str, centred: bool = False) -> Dictionary:
+        """The basis as lists of labels are drawn from it and judged: labels that look hardly trained left out."""
+        twin = self[name].same_as
+        name = twin.name if twin is not None else name
+        key = (name, centred)
+        if key not in self._judged:
+            basis, plain = self.centred(name) if centred else self[name], self[name]
+            self._judged[key] = dictionary(basis.vectors, keep=basis.usable & ~undertrained(plain))
+        return self._judged[key]
 
     def _make(self, name: str, centred: bool = False) -> Basis:
         plain, _, variant = name.partition(":")

@@ -21,13 +21,13 @@ import numpy as np
 
 from covector.errors import FrameUnavailable, UnknownFrame
 from covector.model.spec import MLP, Attention, Block, ModelSpec, Norm, Sublayer, output_bias
-from covector.model.weights import Weights, frozen, split_name
+from covector.model.weights import Held, Weights, frozen, split_name
 
 PRESERVING = ("raw", "folded", "gauge_fixed", "tl_default")
 VIEWS = ("tl_demo", "conjecture2022")
 # Tables above this size stay in the checkpoint's own precision when they are rewritten (2²⁴ entries: 128 MiB in
 # float64); the rounding that this costs, one unit of float32, is far below what storage has rounded already.
-_LARGE = 1 << 24
+LARGE = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -246,7 +246,7 @@ class FramedWeights:
     def _write(self, array: np.ndarray) -> np.ndarray:
         if not writes_centred(self.base.spec, self.frame):
             return array
-        wide = array if array.size > _LARGE else array.astype(np.float64)
+        wide = array if array.size > LARGE else array.astype(np.float64)
         return wide - wide.mean(axis=-1, keepdims=True, dtype=np.float64).astype(wide.dtype)
 
     def _value_biases(self, layer: int) -> np.ndarray:
@@ -338,6 +338,7 @@ def rounding_norm(weights: Weights, name: str, head: int | None = None) -> float
     Rounding happened to the stored entries, before means were subtracted; where a gain was folded its own rounding
     adds, so an entry of the product is off by up to two unit roundoffs of its size.
     """
+    weights = weights.of if isinstance(weights, Held) else weights
     if not isinstance(weights, FramedWeights):
         return None
     stored = weights.base[name] if head is None else weights.base[name][head]
@@ -353,7 +354,7 @@ def _gain(weights: Weights, norm: str) -> np.ndarray | None:
 
 def _scaled(array: np.ndarray, gain: np.ndarray | None) -> np.ndarray:
     """diag(γ) W on the second axis from the right; float64 unless the table is very large."""
-    wide = array if array.size > _LARGE else array.astype(np.float64)
+    wide = array if array.size > LARGE else array.astype(np.float64)
     return wide if gain is None else wide * gain[:, None].astype(wide.dtype)
 
 

@@ -41,6 +41,10 @@ class TensorSource(Protocol):
         """Hash of the stored bytes."""
         ...
 
+    def release(self, name: str) -> None:
+        """Say that the tensor is not needed for now; arrays handed out stay valid."""
+        ...
+
 
 @runtime_checkable
 class Weights(Protocol):
@@ -103,6 +107,75 @@ class ArrayWeights:
     def origin(self, name: str) -> tuple[str, str]:
         """The name itself, and the sha256 of the values."""
         return name, hashlib.sha256(np.ascontiguousarray(self.arrays[name]).tobytes()).hexdigest()
+
+
+class Held:
+    """Weights that keep what they have handed out, so that a tensor is read and rewritten once; for one piece of work.
+
+    ``of`` are the weights behind it.
+    """
+
+    def __init__(self, of: Weights) -> None:
+        self.of, self._kept = of, dict[str, np.ndarray]()
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The function that they belong to."""
+        return self.of.spec
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """The canonical array, read-only, from the first time it was asked for."""
+        if name not in self._kept:
+            self._kept[name] = self.of[name]
+        return self._kept[name]
+
+    def __contains__(self, name: object) -> bool:
+        """Whether the model has such a tensor."""
+        return name in self.of
+
+    def names(self) -> tuple[str, ...]:
+        """Every canonical name."""
+        return self.of.names()
+
+    def stored(self, name: str) -> str:
+        """The storage dtype."""
+        return self.of.stored(name)
+
+    def origin(self, name: str) -> tuple[str, str]:
+        """The stored name and the sha256 of the stored bytes."""
+        return self.of.origin(name)
+
+
+class ReadOnce:
+    """A source that keeps what it has read: a stored tensor with several canonical ones in it is widened once.
+
+    For one piece of work, as `Held`; ``of`` is the source behind it.
+    """
+
+    def __init__(self, of: TensorSource) -> None:
+        self.of, self.where, self._kept = of, of.where, dict[str, np.ndarray]()
+
+    def names(self) -> tuple[str, ...]:
+        """Every tensor name."""
+        return self.of.names()
+
+    def info(self, name: str) -> tuple[str, tuple[int, ...]]:
+        """Storage dtype and shape of one tensor."""
+        return self.of.info(name)
+
+    def read(self, name: str) -> np.ndarray:
+        """The values, from the first time they were asked for."""
+        if name not in self._kept:
+            self._kept[name] = self.of.read(name)
+        return self._kept[name]
+
+    def sha256(self, name: str) -> str:
+        """Hash of the stored bytes."""
+        return self.of.sha256(name)
+
+    def release(self, name: str) -> None:
+        """Say that the tensor is not needed for now; what was read stays here."""
+        self.of.release(name)
 
 
 def frozen(array: np.ndarray) -> np.ndarray:

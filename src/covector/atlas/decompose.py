@@ -1,0 +1,224 @@
+"""One unit of an atlas: its sites decomposed, and every direction scored against its basis.
+
+Read and written directions are compared with the bases that `covector svd` uses, in one pass over the vocabulary: the
+k extreme labels of both poles, and the lengths of all vectors projected on each head's subspace, from which p_svd
+follows. Nothing here knows which worker it runs on.
+"""
+
+import dataclasses
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from covector.arch.adapter import AdaptedWeights
+from covector.atlas.judge import judged_lists, turned
+from covector.atlas.plan import Against, Options, Unit, compared_at, tensors_of
+from covector.axes import Float
+from covector.io.atlas_parts import Part
+from covector.linalg import chance
+from covector.linalg.chance.bundles import p_svd_in_bundles
+from covector.linalg.svd import SVD, svd
+from covector.linalg.topk import poles
+from covector.model.address import Site
+from covector.model.frames import framed
+from covector.model.opened import Model
+from covector.model.weights import Held, ReadOnce
+
+SIDES = ("read", "write", "query", "key")
+
+
+@dataclass(frozen=True)
+class Side:
+    """Directions of one side of one site that lie in the stream, unit rows; the first `kept` of them go into the atlas.
+
+    ``whole`` says that they are an orthonormal basis of everything the site can read or write there, so that p_svd is
+    defined: then all of them are here, however few are kept.
+    """
+
+    site: int
+    side: int
+    rows: Float[np.ndarray, "r d"]
+    kept: int
+    whole: bool
+    against: Against
+
+
+def decompose(model: Model, unit: Unit, options: Options) -> Part:
+    """A unit's part: per direction its dyad, scores, tokens and float16 vector; per site its spectrum."""
+    held = _held(model)
+    decomposed = [(site, _svd_at(held, site, options)) for site in unit.sites]
+    sides = [side for i, (site, found) in enumerate(decomposed) for side in _sides(held, i, site, found, options)]
+    arrays = {f"site.{name}": values for name, values in _site_arrays(held, decomposed).items()}
+    if sides:  # maps of zeros have no dyads
+        arrays |= _dyad_arrays(sides, [found for _, found in decomposed])
+        arrays |= _scored(model, sides, options.k)
+        arrays |= _judged(held, model, decomposed, sides, options) if options.scores else {}
+        arrays["vectors"] = np.concatenate([side.rows[: side.kept].astype(np.float16) for side in sides])
+    notes = {"sites": [str(site) for site in unit.sites], "tensors": tensors_of(model, unit)}
+    if isinstance(model.stored, AdaptedWeights):
+        for tensor in set(unit.tensors) - _basis_tensors(model):
+            model.stored.release(tensor)
+    return Part(unit.name, arrays, notes)
+
+
+def _held(model: Model) -> Model:
+    """The model with each tensor of this unit read and rewritten once, also one that holds several (a fused q|k|v)."""
+    stored = model.stored
+    if isinstance(stored, AdaptedWeights):
+        stored = dataclasses.replace(stored, source=ReadOnce(stored.source))
+    stored = Held(stored)
+    view = framed(stored, model.frame)
+    return dataclasses.replace(model, stored=stored, weights=view if view is stored else Held(view))
+
+
+def _svd_at(model: Model, site: Site, options: Options) -> SVD:
+    m = model.map(site)
+    thin = site.head is not None
+    return svd(m) if thin else svd(m, options.rank, stream_only=True)
+
+
+def _sides(model: Model, index: int, site: Site, found: SVD, options: Options) -> Iterator[Side]:
+    kept = min(found.rank, options.rank or found.rank)
+    names = ("query", "key") if site.kind == "qk" else ("read", "write")
+    for at, against in compared_at(model, site).items() if kept else ():
+        affine = (found.reads, found.writes)[at].kind == "residual+1"
+        whole = site.head is not None and found.rank < model.spec.d_model and not affine
+        rows = np.ascontiguousarray((found.U.T, found.Vh)[at][: None if whole else kept])
+        rows = _stream_part(rows) if affine else rows
+        yield Side(index, SIDES.index(names[at]), rows, kept, whole, against)
+
+
+def _stream_part(rows: np.ndarray) -> np.ndarray:
+    """Rows without the constant in front, at length one; all-constant ones become zero."""
+    rest = rows[:, 1:]
+    lengths = np.linalg.norm(rest, axis=1, keepdims=True)
+    return np.where(lengths > 1e-8, rest / np.maximum(lengths, 1e-8), 0.0)
+
+
+def _site_arrays(model: Model, decomposed: list[tuple[Site, SVD]]) -> dict[str, np.ndarray]:
+    """Shape, inner size and whole spectrum of every site; spectra one after the other, cut at numerical rank."""
+    maps = [model.map(site) for site, _ in decomposed]
+    spectra = [np.concatenate([found.S, found.beyond]) for _, found in decomposed]
+    inner = [getattr(m, "A", np.zeros((0, min(m.shape)))).shape[1] for m in maps]
+    return {
+        "shape": np.array([m.shape for m in maps], np.int64).reshape(-1, 2),
+        "inner": np.array(inner, np.int64),
+        "sigma": np.concatenate(spectra) if spectra else np.zeros(0),
+        "count": np.array([len(s) for s in spectra], np.int64),
+        "noise": np.array([found.noise for _, found in decomposed]),
+    }
+
+
+def _dyad_arrays(sides: list[Side], found: list[SVD]) -> dict[str, np.ndarray]:
+    """What is known of every direction before it is compared with anything."""
+
+    def each(values: str) -> np.ndarray:
+        return np.concatenate([np.asarray(getattr(found[s.site], values))[: s.kept] for s in sides])
+
+    blocks = [found[s.site].block_of(i) for s in sides for i in range(s.kept)]
+    return {
+        "site": np.concatenate([np.full(s.kept, s.site, np.int32) for s in sides]),
+        "side": np.concatenate([np.full(s.kept, s.side, np.uint8) for s in sides]),
+        "dyad": np.concatenate([np.arange(s.kept, dtype=np.int32) for s in sides]),
+        "sigma": each("S"),
+        "gap": each("gap"),
+        "turn": each("wedin"),
+        "noisy": each("noisy"),
+        "sign_margin": each("sign_margin"),
+        "block": np.array([(b.start, b.stop) for b in blocks], np.int32).reshape(-1, 2),
+    }
+
+
+def _scored(model: Model, sides: list[Side], k: int) -> dict[str, np.ndarray]:
+    """Labels and scores of every direction, sides of one basis stacked for one pass over its vectors."""
+    starts = np.cumsum([0, *(side.kept for side in sides)])
+    out: dict[str, np.ndarray] = {}
+    for against in dict.fromkeys(side.against for side in sides):
+        chosen = [i for i, side in enumerate(sides) if side.against == against]
+        at = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in chosen])
+        kept = np.concatenate([np.arange(len(sides[i].rows)) < sides[i].kept for i in chosen])
+        for key, scored in _against(model, against, [sides[i] for i in chosen], k).items():
+            values = scored[kept]
+            shape = (k,) if values.ndim > 1 else ()
+            blank = np.full((starts[-1], *shape), -1 if values.dtype.kind == "i" else 0, values.dtype)
+            out.setdefault(key, blank)[(at, *(slice(0, n) for n in values.shape[1:]))] = values
+    return out
+
+
+def _judged(
+    held: Model, model: Model, decomposed: list[tuple[Site, SVD]], sides: list[Side], options: Options
+) -> dict[str, np.ndarray]:
+    """Scores of every direction's token lists, and how stable it is."""
+    stable = [turned(held.map(site), found, _numbers(site), options) for site, found in decomposed]
+    parts = []
+    for side in sides:
+        found = judged_lists(model, side.against, side.rows, side.kept, side.whole, options)
+        second = SIDES[side.side] in ("write", "key")
+        parts.append(found | {"stability": stable[side.site][int(second)][: side.kept]})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _numbers(site: Site) -> tuple[int, int, int]:
+    """A site as whole numbers, so that each has random numbers of its own."""
+    layer, head = (0 if place is None else place + 1 for place in (site.layer, site.head))
+    return (layer, head, zlib.crc32(site.kind.encode()))
+
+
+def _against(model: Model, against: Against, sides: list[Side], k: int) -> dict[str, np.ndarray]:
+    """Scores of the rows of these sides. Lists are as long as the basis allows; −1 marks what is missing."""
+    basis, d = against.of(model), against.dimension(model)
+    usable = basis.usable
+    projected = _Projected(sides, len(basis))
+    found = poles(
+        np.concatenate([side.rows for side in sides]),
+        basis.vectors,
+        k,
+        keep=None if usable.all() else usable,
+        lengths=np.where(usable, basis.norms, 1.0),
+        see=projected.see if projected.squares else None,
+    )
+    top, bottom = found.top_score[:, 0], found.bottom_score[:, 0]
+    higher = top >= -bottom
+    best = np.where(higher, top, bottom)
+    within = np.full(len(best), np.nan)
+    for side, at, squares in projected.spans():
+        if side.whole:
+            within[at] = p_svd_in_bundles(best[at], np.sqrt(np.minimum(squares[usable], 1.0)), len(side.rows), d)
+    return {
+        "cos": best,
+        "best": np.where(higher, found.top[:, 0], found.bottom[:, 0]).astype(np.int32),
+        "p_dir": np.atleast_1d(chance.p_dir(np.minimum(np.abs(best), 1.0), d, int(usable.sum()))),
+        "p_svd": within,
+        "top": found.top.astype(np.int32),
+        "top_cos": found.top_score.astype(np.float32),
+        "bottom": found.bottom.astype(np.int32),
+        "bottom_cos": found.bottom_score.astype(np.float32),
+    }
+
+
+class _Projected:
+    """Squared length of every basis vector projected on each side's subspace, summed while scores pass by."""
+
+    def __init__(self, sides: list[Side], n: int) -> None:
+        self.sides = sides
+        self.starts = np.cumsum([0, *(len(side.rows) for side in sides)])
+        self.squares = {i: np.zeros(n) for i, side in enumerate(sides) if side.whole}
+
+    def see(self, rows: slice, scores: Float[np.ndarray, "r n"]) -> None:
+        """Add one block of cosines."""
+        for i, total in self.squares.items():
+            first = max(rows.start, self.starts[i]) - rows.start
+            last = min(rows.start + len(scores), self.starts[i + 1]) - rows.start
+            if first < last:
+                total += np.einsum("rn,rn->n", scores[first:last], scores[first:last])
+
+    def spans(self) -> Iterator[tuple[Side, slice, Float[np.ndarray, " n"]]]:
+        """(side, its rows, squared projected lengths)."""
+        for i, side in enumerate(self.sides):
+            yield side, slice(self.starts[i], self.starts[i + 1]), self.squares.get(i, np.zeros(0))
+
+
+def _basis_tensors(model: Model) -> set[str]:
+    return {t for side in ("read", "write") for t in model.bases[model.bases.default(side)].tensors}

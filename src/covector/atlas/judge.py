@@ -1,0 +1,115 @@
+"""Token lists of an atlas judged: coherence, held-out detection, intruders, spelling, stability, and rotated bases.
+
+What a list scores is settled in its unit, and so is the comparison with random bases of the same head; the comparison
+with random directions needs the null draws and is made when the parts are put together.
+
+Source: `docs/theory/scores.md`; §4.0 of the theory page.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from covector.analyses.score import GROUP
+from covector.atlas.plan import Against, Options
+from covector.axes import Float
+from covector.linalg.chance.laws import Law, Matched
+from covector.linalg.chance.lists import ListNull, basis_lists, haar_lists, matched_lists
+from covector.linalg.detection import intruder, matched
+from covector.linalg.dictionary import Dictionary
+from covector.linalg.lexical import lexical
+from covector.linalg.list_scores import list_scores
+from covector.linalg.maps import Map
+from covector.linalg.stability import DRAWS, ONE_PERCENT, stability
+from covector.linalg.svd import SVD
+from covector.model.opened import Model
+
+# Draws of the stability of a matrix that is decomposed whole; a head's costs a hundredth.
+DENSE_DRAWS = 3
+# Null scores that are kept per law, and the columns of the parts that they are for.
+NULLED = {"coherence": "coherence", "whole": "whole", "heldout": "auc", "lexical": "lexical"}
+
+
+def judges(model: Model, against: Against) -> Dictionary | None:
+    """The dictionary that lists are judged by, or None where the basis is too small for lists."""
+    found = against.judges(model)
+    return found if min(found.scored, found.first, found.later) >= 3 else None
+
+
+def judged_lists(
+    model: Model, against: Against, rows: Float[np.ndarray, "r d"], kept: int, whole: bool, options: Options
+) -> dict[str, np.ndarray]:
+    """Scores of the first `kept` of these rows; with `whole` (an orthonormal basis of a head's side) p_svd as well.
+
+    NaN throughout for a basis that is too small.
+    """
+    chosen = judges(model, against)
+    if chosen is None:
+        return {name: np.full(kept, np.nan) for name in COLUMNS}
+    directions, labels = rows[:kept], model.bases[against.basis].labels
+    found = list_scores(directions, chosen.lists(directions), chosen, seed=options.seed)
+    scored = found.members[:, : chosen.scored]
+    groups = scored[:, : max(1, chosen.scored // GROUP)]
+    strangers = matched(groups, found.members, chosen.covariate, chosen.keep, seed=(options.seed, 1))
+    guessed = intruder(chosen.seen(directions), scored, strangers, chosen.judged, seed=options.seed)
+    within = _within(chosen, rows, options) if whole else None
+    return {
+        "score_pole": 1.0 - 2.0 * found.pole,
+        "coherence": found.coherence,
+        "p_coherence_svd": _nan(kept) if within is None else np.atleast_1d(within.p("coherence", found.coherence)),
+        "z_coherence_svd": _nan(kept) if within is None else np.atleast_1d(within.z("coherence", found.coherence)),
+        "heldout": found.auc,
+        "heldout_low": found.low,
+        "heldout_high": found.high,
+        "intruder": guessed.accuracy,
+        "p_intruder": guessed.p,
+        "lexical": lexical(scored, labels),
+        "whole": found.whole,
+        "carried": found.carries / found.whole,
+    }
+
+
+COLUMNS = (
+    "score_pole", "coherence", "p_coherence_svd", "z_coherence_svd", "heldout", "heldout_low", "heldout_high",
+    "intruder", "p_intruder", "lexical", "whole", "carried",
+)  # fmt: skip
+
+
+def _within(chosen: Dictionary, rows: np.ndarray, options: Options) -> ListNull | None:
+    return basis_lists(chosen, rows, draws=options.rotations * len(rows), seed=options.seed)
+
+
+def _nan(n: int) -> np.ndarray:
+    return np.full(n, np.nan)
+
+
+def turned(m: Map, found: SVD, place: Sequence[int], options: Options) -> tuple[np.ndarray, np.ndarray]:
+    """Stability (read, written) of every dyad under noise of one percent of each stored array."""
+    thin = m.shape[0] == m.shape[1] and hasattr(m, "A")
+    moved = stability(m, found, delta=ONE_PERCENT, draws=DRAWS if thin else DENSE_DRAWS, seed=(options.seed, *place))
+    return moved.read, moved.write
+
+
+def null_scores(model: Model, against: Against, options: Options) -> dict[str, np.ndarray]:
+    """What lists of random directions score, by law and score: ``haar.coherence``, ``cov.whole``, …"""
+    chosen = judges(model, against)
+    if chosen is None:
+        return {}
+    law: Law | None = None
+    if against.centred:
+        d = model.spec.d_model
+        frame = np.linalg.qr(np.concatenate([np.ones((d, 1)), np.eye(d)[:, : d - 1]], axis=1))[0][:, 1:]
+        law = Matched(frame.T)
+    haar = haar_lists(chosen, draws=options.draws, seed=options.seed, law=law)
+    cov = matched_lists(chosen, draws=options.draws, seed=options.seed)
+    labels = model.bases[against.basis].labels
+    made: dict[str, np.ndarray] = {}
+    for name, null in (("haar", haar), ("cov", cov)):
+        values: Mapping[str, np.ndarray] = {
+            "coherence": null.scores.coherence,
+            "whole": null.scores.whole,
+            "auc": null.scores.auc,
+            "lexical": lexical(null.scores.members[:, : chosen.scored], labels),
+        }
+        made |= {f"{name}.{score}": np.sort(v) for score, v in values.items()}
+    return made

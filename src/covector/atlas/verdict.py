@@ -1,0 +1,80 @@
+"""Chance and verdicts of judged lists, over a whole atlas: p against the null draws, q over every direction, the rule.
+
+Source: §4.0 of the theory page; `docs/theory/scores.md`, equations 11–16. The rule itself is data in
+`covector.analyses.score`.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from covector.analyses.score import ALIGNED, INTERPRETABLE, SVD_SPECIFIC, Rule
+from covector.axes import Bool, Float
+from covector.linalg import chance
+from covector.linalg.chance.pareto import tail_p
+
+# Column of p or z → (score in the parts, null draws that it is held against).
+AGAINST_DRAWS = {
+    "p_coherence": ("coherence", "haar.coherence"),
+    "p_coherence_cov": ("coherence", "cov.coherence"),
+    "p_heldout": ("heldout", "haar.auc"),
+    "p_lexical": ("lexical", "haar.lexical"),
+    "p_whole": ("whole", "haar.whole"),
+}
+# What the clauses of the rule are called in an atlas, where q_dir and q_svd are of the best cosine.
+IN_ATLAS = {"q_dir": "q_coherence", "q_svd": "q_coherence_svd"}
+
+
+def chances(
+    arrays: Mapping[str, np.ndarray], names: Sequence[str], nulls: Mapping[str, Mapping[str, np.ndarray]]
+) -> dict[str, Float[np.ndarray, " n"]]:
+    """p of every judged list against the draws of its own basis, and its coherence in their sd; NaN if undefined."""
+    of = np.array(names)
+    made = {column: np.full(len(of), np.nan) for column in (*AGAINST_DRAWS, "z_coherence")}
+    for name in dict.fromkeys(names):
+        at = of == name
+        for column, (score, draws) in AGAINST_DRAWS.items():
+            null = nulls[name].get(draws)
+            if null is not None:
+                made[column][at] = _tail(arrays[score][at], null)
+        null = nulls[name].get("haar.coherence")
+        if null is not None:
+            made["z_coherence"][at] = (arrays["coherence"][at] - np.nanmean(null)) / np.nanstd(null, ddof=1)
+    return made
+
+
+def _tail(observed: np.ndarray, null: np.ndarray) -> np.ndarray:
+    return np.atleast_1d(np.asarray(tail_p(observed, null[~np.isnan(null)]), dtype=np.float64))
+
+
+def verdicts(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """q over the whole atlas, and what the rules say: ``interpretable``, ``svd_specific``, ``aligned``.
+
+    `columns` are whole columns of the index. A clause whose value is missing is not met.
+    """
+    q = {
+        "q_coherence": adjusted(columns["p_coherence"]),
+        "q_coherence_svd": adjusted(columns["p_coherence_svd"]),
+        "q_whole": adjusted(columns["p_whole"]),
+    }
+    told = dict(columns) | q
+    interpretable = _holds(INTERPRETABLE, told)
+    return q | {
+        "interpretable": interpretable,
+        "svd_specific": _holds(SVD_SPECIFIC, told),
+        "aligned": _holds(ALIGNED, told) & ~interpretable,
+    }
+
+
+def adjusted(p: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """Benjamini–Hochberg over every direction for which the question is defined; NaN elsewhere."""
+    defined = ~np.isnan(p)
+    q = np.full(len(p), np.nan)
+    if defined.any():
+        q[defined] = chance.bh(p[defined])
+    return q
+
+
+def _holds(rule: Rule, columns: Mapping[str, np.ndarray]) -> Bool[np.ndarray, " n"]:
+    with np.errstate(invalid="ignore"):
+        return np.logical_and.reduce([c.holds(columns[IN_ATLAS.get(c.column, c.column)]) for c in rule])

@@ -1,0 +1,252 @@
+"""Atlases as people ask for them: built from a model's name, opened, and searched with words or vectors.
+
+atlas = covector.build_atlas("gpt2-medium", "gpt2m.atlas")
+covector.trace(atlas, "' fire' + ' flame' + ' smoke'").show()
+"""
+
+import os
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from covector.analyses.expand import expanded
+from covector.analyses.query import Query, like_query, token_query, vector_query
+from covector.analyses.score import ALIKE, rule_text
+from covector.analyses.search import search
+from covector.analyses.search_sites import search_sites
+from covector.arch.toy import TOYS
+from covector.atlas.build import WHOLE, Progress, Shard, build, compute
+from covector.atlas.plan import EVERYTHING, Options, Unit
+from covector.engine import Engine, engine
+from covector.errors import BadRequest, CorruptCheckpoint, CovectorError, MissingExtra
+from covector.io.atlas import MANIFEST, Atlas
+from covector.io.atlas_parts import Part
+from covector.io.checkpoint import BUNDLED
+from covector.io.safetensors_file import SafetensorsFile
+from covector.model.opened import Model
+from covector.render import Table
+from covector.study.expression import parse
+from covector.workbench import open as open_model
+
+
+def build_atlas(
+    model: Any,
+    out: str | Path,
+    *,
+    frame: str = "raw",
+    layout: str | Path | None = None,
+    options: Options = EVERYTHING,
+    on: str | Engine = "threads",
+    workers: int | None = None,
+    memory: int | None = None,
+    shard: Shard = WHOLE,
+    progress: Progress | None = None,
+) -> Atlas | None:
+    """Decompose a whole model into an atlas in the folder `out`; going on where an earlier call stopped.
+
+    `model`: anything `covector.open` takes, or an opened model. `on`: ``threads``, ``processes``, ``dask://host:port``
+    or an engine. `memory`: bytes of anonymous memory that the build may take in this process. With a `shard` only its
+    units are computed; None comes back while others are missing. The same request gives the same bytes whatever the
+    engine, the number of workers, interruptions and shards. Raises what `covector.open` raises, and BadRequest.
+    """
+    opened = model if isinstance(model, Model) else open_model(model, layout, frame=frame)
+    chosen = engine(on, workers) if isinstance(on, str) else on
+    work = None
+    if not chosen.shares_memory:
+        if not isinstance(model, str | Path):
+            raise BadRequest(
+                "expected a model by name or folder for processes and clusters, got one in memory: their workers open "
+                "it themselves; use threads, or save the model first"
+            )
+        work = _Elsewhere(_anywhere(model), str(Path(layout).absolute()) if layout else None, frame, options)
+    return build(opened, Path(out), options, engine=chosen, work=work, memory=memory, shard=shard, progress=progress)
+
+
+def _anywhere(ref: str | Path) -> str:
+    """The name of a model as a worker in another folder would type it."""
+    folder = Path(ref).expanduser()
+    bundled = str(ref) in BUNDLED or str(ref) in TOYS
+    return str(folder.absolute()) if folder.is_dir() and not bundled else str(ref)
+
+
+@dataclass(frozen=True)
+class _Elsewhere:
+    """A unit computed in another process, which opens the model for itself and keeps it open."""
+
+    ref: str
+    layout: str | None
+    frame: str
+    options: Options
+
+    def __call__(self, unit: Unit) -> Part:
+        return compute(_opened(self.ref, self.layout, self.frame), unit, self.options)
+
+
+@lru_cache(maxsize=1)
+def _opened(ref: str, layout: str | None, frame: str) -> Model:
+    return open_model(ref, layout, frame=frame)
+
+
+def said(atlas: Atlas) -> str:
+    """What the verdicts of a judged atlas say, in a few lines; empty for one that was not judged."""
+    if "interpretable" not in atlas.names:
+        return ""
+    told = atlas.columns("interpretable", "svd_specific", "aligned", "p_coherence_svd", "q_dir")
+    called, aligned = int(told["interpretable"].sum()), int(told["aligned"].sum())
+    near, specific = int((told["q_dir"] < 0.05).sum()), int(told["svd_specific"].sum())
+    rule = rule_text().replace("q_dir", "q_coherence").replace("heldout_low", "held-out AUC from")
+    lines = [
+        f"{near:,} of {len(atlas):,} directions lie closer to a token than chance (q < .05).",
+        f"{called} are interpretable by the rule ({rule}), {specific} also against rotated bases of their head.",
+    ]
+    within = told["p_coherence_svd"][told["interpretable"]]
+    if np.isfinite(within).any() and np.nanmedian(within) >= ALIKE:
+        lines.append("Rotated bases of these heads score like their singular vectors: what is found is the subspace's.")
+    if aligned:
+        lines.append(f"{aligned} more are themselves what their lists share, which the rule cannot judge.")
+    return "\n".join(lines) + "\n"
+
+
+def open_atlas(folder: str | Path) -> Atlas:
+    """The atlas in a folder. Raises CorruptAtlas where there is none or it is not complete."""
+    return Atlas(folder)
+
+
+def model_of(atlas: Atlas) -> Model:
+    """The model that an atlas was made from, opened by the words it was built with, in the atlas' frame.
+
+    Raises what `covector.open` raises where it is no longer there, BadRequest where the checkpoint has changed since.
+    """
+    words, meta = atlas.manifest["reference"], atlas.manifest["meta"]
+    ref, _, layout = words.partition(" --layout ")
+    opened = open_model(_unquoted(ref), _unquoted(layout) or None, frame=meta["frame"])
+    if dict(opened.meta.get("files") or {}) != dict(meta.get("files") or {}):
+        raise BadRequest(
+            f"{atlas.folder}: expected the checkpoint that it was built from, {words} has other tensors now; "
+            "build the atlas again"
+        )
+    return opened
+
+
+def _unquoted(words: str) -> str:
+    return "".join(shlex.split(words))
+
+
+def trace(
+    atlas: Atlas | str | Path,
+    query: str | np.ndarray | Path | None = None,
+    *,
+    like: str | Sequence[str] | None = None,
+    by: str = "direction",
+    model: Model | None = None,
+    last: bool = False,
+    expand: int = 0,
+    exact: bool = False,
+    **options: Any,
+) -> Table:
+    """Which directions of an atlas read or write a concept.
+
+    `query`: weighted tokens as text, vectors [d] or [k, d] (their span), or the path of a safetensors file with a
+    tensor ``vector`` (or a single one). `like` takes stored directions instead (``L22H10.ov:1``; several: their span).
+    `by` is ``direction`` or ``site`` (one row per side of a site). `expand` repeats the search with the tokens it
+    found, so many times at most. `exact` scores all directions that are shown in float64 from the checkpoint, not only
+    those of heads. `options` are those of `covector.analyses.search` (`search_sites`): top, sides, kinds, alpha, seed.
+    `model` is the atlas' own, opened if it is there; tokens, `expand` and `exact` need it.
+    Raises BadRequest, NotOneToken, and what `covector.open` raises where the checkpoint is needed and not there.
+    """
+    opened = atlas if isinstance(atlas, Atlas) else Atlas(atlas)
+    if (query is None) == (like is None):
+        raise BadRequest("expected a query (tokens, --vector or --like), and one of them only")
+    if by not in ("direction", "site"):
+        raise BadRequest(f"expected --by direction or site, got '{by}'")
+    if last and not isinstance(query, str):
+        raise BadRequest("--last is about phrases: expected tokens with it; leave it out")
+    needed = isinstance(query, str) or expand or exact
+    found_model = model or (model_of(opened) if needed else _model_if_there(opened))
+    found = _query(opened, query, like, found_model, last)
+    steps: list[dict[str, Any]] = []
+    if expand:
+        assert found_model is not None
+        found, steps = expanded(opened, found, found_model, most=expand, options=options)
+    if by == "site":
+        if exact:
+            raise BadRequest("--exact scores single directions: leave it or --by site out")
+        return search_sites(opened, found, steps=steps, **options)
+    return search(opened, found, model=found_model, exact=exact, steps=steps, **options)
+
+
+def _query(
+    atlas: Atlas,
+    query: str | np.ndarray | Path | None,
+    like: str | Sequence[str] | None,
+    model: Model | None,
+    last: bool,
+) -> Query:
+    if like is not None:
+        return like_query(atlas, like)
+    if isinstance(query, Path):
+        return vector_query(vector_in(query), atlas, query.name)
+    if isinstance(query, str):
+        assert model is not None
+        return token_query(parse(query), model, atlas, last=last)
+    rows = np.asarray(query)
+    return vector_query(rows, atlas, "a vector" if rows.ndim == 1 else "a subspace")
+
+
+def _model_if_there(atlas: Atlas) -> Model | None:
+    """The model, or None where its checkpoint is not there or not the same any more."""
+    try:
+        return model_of(atlas)
+    except CovectorError:
+        return None
+
+
+def fired(
+    model: Any,
+    place: str,
+    text: str,
+    *,
+    layout: str | Path | None = None,
+    frame: str = "raw",
+    **options: Any,
+) -> Table:
+    """Where a dyad or a vector fires in a text; see `covector.analyses.fires.fires`.
+
+    `model`: what `covector.open` takes, an opened model, or an atlas (its folder): then its model and frame are used.
+    Raises MissingExtra without torch.
+    """
+    # Idle torch threads that spin make everything twenty times slower where another program uses the cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        from covector.analyses.fires import fires
+    except ImportError as error:
+        raise MissingExtra(
+            f"fires runs the model: expected torch, {error.name} is missing; pip install 'covector[run]'"
+        ) from error
+    if isinstance(model, str | Path) and (Path(model) / MANIFEST).exists():
+        model = model_of(Atlas(model))
+    opened = model if isinstance(model, Model) else open_model(model, layout, frame=frame)
+    return fires(opened, place, text, **options)
+
+
+def vector_in(path: Path) -> np.ndarray:
+    """The vector (or vectors) that a safetensors file holds: the tensor ``vector``, or the only one.
+
+    Raises BadRequest for a file that is none, or that holds several tensors and none of that name.
+    """
+    if not path.is_file():
+        raise BadRequest(f"expected a safetensors file with a vector at '{path}', there is none; check the path")
+    try:
+        file = SafetensorsFile(path)
+    except CorruptCheckpoint as error:
+        raise BadRequest(f"--vector: {error}") from error
+    names = list(file.entries)
+    name = "vector" if "vector" in names else names[0] if len(names) == 1 else None
+    if name is None:
+        raise BadRequest(f"{path}: expected a tensor called 'vector', or a single one, it holds {', '.join(names)}")
+    return file.read(name)

@@ -1,0 +1,128 @@
+"""Null distributions of what a token list scores: the same scoring, on directions that mean nothing.
+
+p_dir   lists of Haar directions                          once per dictionary
+p_cov   lists of directions of its second moment          once per dictionary
+p_svd   lists of random orthonormal bases of a subspace   once per subspace, the directions of all bases pooled
+
+Draws depend on the seed and their place in the sequence alone, whoever shares the work. Of each draw only its list and
+scores are kept.
+
+Source: §4.0 and decision 6; `docs/theory/scores.md`, equations 11–13.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from covector.axes import Float, Int
+from covector.errors import BadRequest, SpaceMismatch
+from covector.linalg.chance.estimate import Number
+from covector.linalg.chance.haar import ORTHONORMAL_WITHIN, draw_frames, unit_rows
+from covector.linalg.chance.laws import Haar, Law, Matched, covariance_root
+from covector.linalg.chance.pareto import tail_p
+from covector.linalg.chance.streams import Seed, generator
+from covector.linalg.dictionary import Dictionary, Lists
+from covector.linalg.list_scores import ListScores, list_scores
+from covector.linalg.topk import poles
+
+# Draws that share a generator; results depend on it, so it never varies.
+BLOCK = 256
+DRAWS = 10_000
+
+
+@dataclass(frozen=True, eq=False)
+class ListNull:
+    """Scores of null directions, B draws; `groups[b]` is the random basis that draw b belongs to (p_svd), else b."""
+
+    question: str
+    scores: ListScores
+    groups: Int[np.ndarray, " draws"]
+
+    @property
+    def draws(self) -> int:
+        """How many directions were drawn."""
+        return len(self.groups)
+
+    def p(self, score: str, observed: Number) -> Number:
+        """Probability that a null direction scores this much: `coherence`, `whole` or `auc`; see `tail_p`."""
+        return tail_p(observed, self._of(score))
+
+    def z(self, score: str, observed: Number) -> Number:
+        """Effect size: how many standard deviations of the null above its mean."""
+        null = self._of(score)
+        return ((np.asarray(observed) - np.nanmean(null)) / np.nanstd(null, ddof=1))[()]
+
+    def p_of_mean(self, score: str, observed: Float[np.ndarray, " r"]) -> float:
+        """Probability that the mean over a whole random basis is as large; NaN unless the null is one of bases."""
+        number, null = np.bincount(self.groups), self._of(score)
+        if number.max() < 2 or len(observed) != number.max() or not np.isfinite(null).all():
+            return float("nan")
+        return float(tail_p(observed.mean(), np.bincount(self.groups, null) / number))
+
+    def _of(self, score: str) -> Float[np.ndarray, " draws"]:
+        if score not in ("coherence", "whole", "auc"):
+            raise BadRequest(f"nulls are kept of coherence, whole and auc, came {score!r}")
+        return getattr(self.scores, score)
+
+
+def haar_lists(
+    dictionary: Dictionary, *, draws: int = DRAWS, seed: Seed = 0, law: Law | None = None, first: int = 0
+) -> ListNull:
+    """The null of p_dir: directions spread evenly over the space, or by `law` (inside a subspace: Matched(basis)).
+
+    `first` continues the same sequence in whole blocks of 256: parts that `joined` puts together are bit for bit what
+    one call gives. Costs draws·n·d multiplications: 15 s for 10⁴ draws, 50,257 tokens and d = 1024 on one core.
+    Raises BadRequest if draws < 1, `first` is not a multiple of 256, or the dictionary is too small.
+    """
+    if draws < 1 or first < 0 or first % BLOCK:
+        raise BadRequest(f"expected draws >= 1 from a multiple of {BLOCK} on, came {draws} from {first}")
+    dictionary.check()
+    chosen, d = Haar() if law is None else law, dictionary.units.shape[1]
+    parts = []
+    for start in range(first, first + draws, BLOCK):
+        rng = generator(seed, "lists", start // BLOCK)
+        rows = unit_rows(chosen.draw(rng, BLOCK, d))[: first + draws - start]
+        parts.append(list_scores(rows, dictionary.lists(rows), dictionary, seed=seed))
+    return ListNull("p_dir" if law is None else "p_cov", ListScores.joined(parts), np.arange(first, first + draws))
+
+
+def matched_lists(dictionary: Dictionary, *, draws: int = DRAWS, seed: Seed = 0, first: int = 0) -> ListNull:
+    """The null of p_cov: v ∝ g·Σ^½, Σ the second moment of the kept unit vectors. Cost, errors as `haar_lists`."""
+    law = Matched(covariance_root(dictionary.units[dictionary.keep]))
+    return haar_lists(dictionary, draws=draws, seed=seed, law=law, first=first)
+
+
+def basis_lists(
+    dictionary: Dictionary, basis: Float[np.ndarray, "r d"], *, draws: int = DRAWS, seed: Seed = 0
+) -> ListNull | None:
+    """The null of p_svd: random orthonormal bases of the span of the rows of `basis`, ⌈draws/r⌉ of them, pooled.
+
+    None where the question is not defined: r = 1 (one direction, no other basis) and r = d (no subspace to speak of).
+    Costs draws·n·r multiplications. Raises BadRequest if the rows are not orthonormal, SpaceMismatch if they live
+    in another space.
+    """
+    r, d = basis.shape
+    if d != dictionary.units.shape[1]:
+        raise SpaceMismatch(f"the basis lives in {d} dimensions, the dictionary in {dictionary.units.shape[1]}")
+    if draws < 1 or np.abs(basis @ basis.T - np.eye(r)).max() > ORTHONORMAL_WITHIN:
+        raise BadRequest("expected draws >= 1 and orthonormal rows that span the subspace; take Vh or Uᵀ")
+    if r in (1, d):
+        return None
+    dictionary.check()
+    projected = dictionary.units @ basis.T.astype(dictionary.units.dtype)
+    number, parts = -(-draws // r), []
+    together = max(1, BLOCK // r)
+    for start in range(0, number, together):
+        rng = generator(seed, "bases", start // together)
+        frames = draw_frames(rng, together, r, r)[: number - start].reshape(-1, r)
+        found = poles(frames, projected, dictionary.length, keep=dictionary.keep)
+        parts.append(list_scores(frames @ basis, Lists(found.top, found.bottom), dictionary, seed=seed))
+    return ListNull("p_svd", ListScores.joined(parts), np.repeat(np.arange(number), r))
+
+
+def joined(parts: list[ListNull]) -> ListNull:
+    """Parts of one sequence, in order, as one null. Raises BadRequest if they answer different questions."""
+    if len({part.question for part in parts}) != 1:
+        raise BadRequest("expected parts of one null; join those of one question only")
+    scores = ListScores.joined([part.scores for part in parts])
+    return ListNull(parts[0].question, scores, np.concatenate([part.groups for part in parts]))

@@ -1,0 +1,145 @@
+"""Coherence of a list of vectors: how much its members share, beyond the direction that picked them and with it.
+
+The k vectors that lie nearest to *any* direction v share v, so their mean pairwise cosine is positive for no reason of
+their own. Taking v out of each of them first leaves what they share *beyond* v; its mean over random directions is 0
+where vectors are spread evenly. The price: a direction that *is* what its list shares leaves nothing. (The members of a
+mean of k vectors have the coherence −1/(k − 1) beyond that mean, however alike they are.) So both are returned, with
+the part that the direction carries; `whole` is to be read against its null only, never by itself.
+
+Source: `docs/theory/scores.md`, equations 1–4; F10(i) and D11 of the theory page.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from covector.axes import Bool, Float, Int
+from covector.errors import BadRequest, SpaceMismatch
+
+# Doubles gathered at a time: 4 MB, half of what a core's cache holds; larger blocks were slower.
+BLOCK_ENTRIES = 2**19
+
+# A vector this near to the direction (its rest below 1e-3 of its length) is the direction and float32 rounding: it has
+# no direction of its own left, and is left out.
+ALONG = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class Coherence:
+    """Mean pairwise cosine of each list: `beyond` the direction, on the `whole`, and what the direction `carries`.
+
+    carries = mean of c_s·c_t over pairs, c the cosines with the direction: how alike the list is through the direction
+    alone. All unitless, one per direction; NaN for lists with fewer than two usable members.
+    """
+
+    beyond: Float[np.ndarray, " r"]
+    whole: Float[np.ndarray, " r"]
+    carries: Float[np.ndarray, " r"]
+
+
+def coherence(
+    directions: Float[np.ndarray, "r d"], lists: Int[np.ndarray, "r k"], units: Float[np.ndarray, "n d"]
+) -> Float[np.ndarray, " r"]:
+    """Mean pairwise cosine of the listed vectors after the direction is taken out of each and the rest renormalised.
+
+    `lists[i]` are rows of `units` (any lengths but zero), `directions[i]` is what picked them (any length but zero).
+    Returns values in [−1/(k−1), 1], float64; vectors that are the direction itself are left out, NaN where fewer
+    than two remain. Costs 2·r·k·d multiplications; 4 MB.
+    Raises SpaceMismatch when shapes do not fit, BadRequest for ids outside `units`.
+    """
+    return coherences(directions, lists, units).beyond
+
+
+def coherences(
+    directions: Float[np.ndarray, "r d"], lists: Int[np.ndarray, "r k"], units: Float[np.ndarray, "n d"]
+) -> Coherence:
+    """`coherence` together with the coherence on the whole and the part that the direction carries; same errors."""
+    r, k = lists.shape
+    beyond, whole, carries = (np.full(r, np.nan) for _ in range(3))
+    for rows, listed in gathered(directions, lists, units):
+        beyond[rows] = _mean_of_pairs(listed.rest_sum(), listed.usable.sum(axis=1))
+        unit = 1 / listed.length
+        members = np.matmul(unit[:, None, :], listed.vectors)[:, 0]
+        whole[rows] = _mean_of_pairs(members, np.full(len(members), k))
+        cosine = listed.along * unit
+        squares = np.sum(cosine * cosine, axis=1)
+        carries[rows] = (cosine.sum(axis=1) ** 2 - squares) / max(k * (k - 1), 1)
+    return Coherence(beyond, whole, carries)
+
+
+@dataclass(frozen=True, eq=False)
+class Listed:
+    """One block of lists, gathered: b directions, k listed vectors each.
+
+    along    component of every vector along its unit direction
+    length   length of every vector
+    inverse  1 / length of its rest once the direction is taken out; 0 where nothing is left (not `usable`)
+    """
+
+    directions: Float[np.ndarray, "b d"]
+    vectors: Float[np.ndarray, "b k d"]
+    along: Float[np.ndarray, "b k"]
+    length: Float[np.ndarray, "b k"]
+    inverse: Float[np.ndarray, "b k"]
+
+    @property
+    def usable(self) -> Bool[np.ndarray, "b k"]:
+        """Which vectors have a direction besides the one taken out."""
+        return self.inverse > 0
+
+    def rest_sum(self, count: int | None = None) -> Float[np.ndarray, "b d"]:
+        """Sum of the unit rests of the first `count` vectors of each list (all by default)."""
+        weight = self.inverse[:, :count]
+        total = np.matmul(weight[:, None, :], self.vectors[:, :count])[:, 0]
+        return total - np.sum(weight * self.along[:, :count], axis=1)[:, None] * self.directions
+
+    def rests(self) -> Float[np.ndarray, "b k d"]:
+        """The unit rests themselves; zero where nothing is left."""
+        rest = self.vectors - self.along[:, :, None] * self.directions[:, None, :]
+        return rest * self.inverse[:, :, None]
+
+
+def gathered(
+    directions: Float[np.ndarray, "r d"], lists: Int[np.ndarray, "r k"], units: Float[np.ndarray, "n d"]
+) -> Iterator[tuple[slice, Listed]]:
+    """Blocks of directions with their listed vectors in float64, the direction's part measured.
+
+    Raises what `coherence` raises, and BadRequest for null directions or listed vectors.
+    """
+    _check(directions, lists, units)
+    r, k = lists.shape
+    step = max(1, BLOCK_ENTRIES // max(1, k * units.shape[1]))
+    for start in range(0, r, step):
+        rows = slice(start, min(start + step, r))
+        wide = directions[rows].astype(np.float64)
+        length = np.linalg.norm(wide, axis=1, keepdims=True)
+        vectors = units[lists[rows]].astype(np.float64)
+        squares = np.vecdot(vectors, vectors)
+        if not (length > 0).all() or not (squares > 0).all():
+            raise BadRequest("directions and listed vectors must be finite and not null; leave the others out")
+        wide = wide / length
+        along = np.matmul(vectors, wide[:, :, None])[:, :, 0]
+        rest = squares - along * along
+        usable = rest > ALONG * squares
+        inverse = np.where(usable, 1 / np.sqrt(np.where(usable, rest, 1.0)), 0.0)
+        yield rows, Listed(wide, vectors, along, np.sqrt(squares), inverse)
+
+
+def _mean_of_pairs(total: Float[np.ndarray, "b d"], count: Int[np.ndarray, " b"]) -> Float[np.ndarray, " b"]:
+    """Mean cosine over pairs of unit vectors from their sum: ‖Σ‖² counts every pair twice and each vector once."""
+    pairs = np.where(count > 1, count * (count - 1), 1)
+    return np.where(count > 1, (np.vecdot(total, total) - count) / pairs, np.nan)
+
+
+def _check(directions: np.ndarray, lists: np.ndarray, units: np.ndarray) -> None:
+    if directions.shape[1] != units.shape[1] or len(directions) != len(lists):
+        raise SpaceMismatch(
+            f"expected directions [r, d], lists [r, k], units [n, d], came {directions.shape}, {lists.shape}, "
+            f"{units.shape}; one list per direction"
+        )
+    if lists.size and not (lists.min() >= 0 and lists.max() < len(units)):
+        raise BadRequest(
+            f"lists hold rows 0 … {len(units) - 1} of the units, came {lists.min()} … {lists.max()}; "
+            "pass ids, not positions in a filtered vocabulary"
+        )

@@ -1,0 +1,134 @@
+"""A dictionary: unit vectors that lists are drawn from, who may be listed, and in which metric lists are judged.
+
+Lists are drawn by cosine. They are judged, by default, after whitening: in a trained vocabulary the few directions of
+largest variance (frequency, spelling, how far a token was trained) make most pairs alike, and lists of rarely seen
+fragments come out as the most coherent of all. Whitening leaves what is particular to a pair. With û a unit vector, μ
+and Σ mean and (shrunk) covariance of the kept ones, w = (û − μ)Σ^(−½), and the cosine that drew the list is
+v·û = w·(Σ^½ v) + v·μ: in the judging metric the direction to be taken out is Σ^½ v, exactly.
+
+Source: `docs/theory/scores.md`, equation 3; §1.6 of the theory page (whitened metric).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from covector.axes import Bool, Float, Int
+from covector.errors import BadRequest
+from covector.linalg.norms import lengths
+from covector.linalg.topk import poles
+
+# Coherence is that of the first 20 members; the first 20 must tell the next 40 (F10(iv)).
+SCORED, FIRST, LATER = 20, 20, 40
+# A concept has fewer members in a smaller vocabulary: of 1,700 words about 30 name things to carry, and 60 ranks reach
+# far beyond. So held-out detection goes no further than ¾√n ranks (60 from n = 6,400 on), coherence than n/30.
+REACH, SCORED_SHARE = 0.75, 1 / 30
+# Lists shorter than this make coherence noise: three members are three pairs.
+SHORTEST = 3
+MEASURES = ("whitened", "centred", "raw")
+
+
+@dataclass(frozen=True, eq=False)
+class Lists:
+    """Ids of the members of each direction's list at both poles, best first; k = `Dictionary.length`."""
+
+    top: Int[np.ndarray, "r k"]
+    bottom: Int[np.ndarray, "r k"]
+
+
+@dataclass(frozen=True, eq=False)
+class Dictionary:
+    """Unit vectors [n, d], who may be listed, what lists are judged by, and list sizes. Make one with `dictionary`.
+
+    units      what directions are compared with; rows outside `keep` are never looked at
+    judged     the same labels in the metric of `measure` (any lengths)
+    pull       [d, d], takes a direction to the metric of `judged`; None where that is the same space
+    covariate  what distractors match
+    scored     how many members coherence, intruders and likeness of strings look at
+    first, later  how many members held-out detection learns from, and how many after them it must find
+    """
+
+    units: Float[np.ndarray, "n d"]
+    judged: Float[np.ndarray, "n d"]
+    pull: Float[np.ndarray, "d d"] | None
+    keep: Bool[np.ndarray, " n"]
+    covariate: Float[np.ndarray, " n"]
+    scored: int
+    first: int
+    later: int
+    measure: str
+
+    @property
+    def length(self) -> int:
+        """Members of a list that any score needs."""
+        return max(self.scored, self.first + self.later)
+
+    def lists(self, directions: Float[np.ndarray, "r d"]) -> Lists:
+        """The lists of both poles, by cosine; ids ascending among equals. Raises BadRequest for null directions."""
+        found = poles(directions, self.units, self.length, keep=self.keep)
+        return Lists(found.top, found.bottom)
+
+    def seen(self, directions: Float[np.ndarray, "r d"]) -> Float[np.ndarray, "r d"]:
+        """The directions in the metric of `judged`, where they are what made the lists alike."""
+        return directions if self.pull is None else directions @ self.pull
+
+    def check(self) -> None:
+        """Raise BadRequest where the dictionary is too small for lists to be judged."""
+        if min(self.scored, self.first, self.later) < SHORTEST:
+            raise BadRequest(
+                f"lists of a dictionary of 144 vectors or more can be judged, this one keeps {int(self.keep.sum())}; "
+                "read single cosines instead"
+            )
+
+
+def dictionary(
+    vectors: Float[np.ndarray, "n d"],
+    *,
+    keep: Bool[np.ndarray, " n"] | None = None,
+    covariate: Float[np.ndarray, " n"] | Int[np.ndarray, " n"] | None = None,
+    measure: str = "whitened",
+    sizes: tuple[int, int, int] | None = None,
+) -> Dictionary:
+    """A dictionary of these vectors, kept rows brought to length one, in their own precision (float32 at least).
+
+    `measure` is the metric of coherence and detection: ``whitened`` (the head of this file says why), ``centred`` or
+    ``raw``. Tokens that were hardly trained lie close together and make many random lists coherent: leave them out by
+    `keep`. `covariate` is what distractors match: frequencies, or ids where they fall with frequency; the length of a
+    vector where nothing is given. `sizes` are (scored, first, later), by default those of `list_sizes`; null rows are
+    never kept. Costs n·d² multiplications and a second copy of the vectors.
+    Raises BadRequest for another measure.
+    """
+    if measure not in MEASURES:
+        raise BadRequest(f"expected measure {', '.join(MEASURES)}, came {measure!r}")
+    size = lengths(vectors)
+    kept = np.isfinite(size) & (size > 0) if keep is None else keep & np.isfinite(size) & (size > 0)
+    units = np.zeros(vectors.shape, np.result_type(vectors.dtype, np.float32))
+    units[kept] = vectors[kept] / size[kept, None].astype(units.dtype)
+    judged, pull = _judged(units, kept, measure)
+    scored, first, later = list_sizes(int(kept.sum())) if sizes is None else sizes
+    matched = size if covariate is None else covariate.astype(np.float64)
+    return Dictionary(units, judged, pull, kept, matched, scored, first, later, measure)
+
+
+def _judged(units: np.ndarray, kept: np.ndarray, measure: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """Unit vectors in the judging metric (zero outside `kept`), and what takes a direction there."""
+    rows = units[kept]
+    if measure == "raw" or not len(rows):
+        return units, None
+    mean = rows.mean(axis=0, dtype=np.float64).astype(units.dtype)
+    rows = rows - mean
+    judged, d = np.zeros_like(units), units.shape[1]
+    if measure == "centred":
+        judged[kept] = rows
+        return judged, None
+    covariance = (rows.T @ rows).astype(np.float64) / len(rows)
+    values, axes = np.linalg.eigh(covariance)
+    shrunk = (len(rows) * np.maximum(values, 0.0) + d * values.mean()) / (len(rows) + d)
+    judged[kept] = rows @ ((axes / np.sqrt(shrunk)) @ axes.T).astype(units.dtype)
+    return judged, (axes * np.sqrt(shrunk)) @ axes.T
+
+
+def list_sizes(n: int) -> tuple[int, int, int]:
+    """(scored, first, later) for a dictionary of n vectors: 20, 20 and 40, and less below 6,400."""
+    reach = int(min(FIRST + LATER, REACH * n**0.5))
+    return int(min(SCORED, SCORED_SHARE * n)), reach // 3, reach - reach // 3

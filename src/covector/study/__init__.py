@@ -1,0 +1,1 @@
+"""The nouns of a question: what is asked about, as data."""
