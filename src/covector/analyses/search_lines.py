@@ -1,0 +1,30 @@
+"""How what a search found looks in a terminal: directions one by one, or places."""
+
+from typing import Any
+
+from covector.render.labels import cell_len, clip, pad, shown
+from covector.render.number import number_text, probability
+
+# Cells of the place, so that the columns stand below each other in models of up to 100 layers and heads.
+PLACE = 15
+
+
+def hit_line(row: dict[str, Any], width: int) -> str:
+    """``L22H10.ov:1 write + cos +.412 ζ +13.2 q 1e-08 cov .031 σ 2.41 | ·hear …``; ~ marks what rounding may turn."""
+    place = pad(row["place"] + ("~" if row["noisy"] else ""), PLACE)
+    head = f"{place} {row['side']:<5} {row['pole']} cos {row['cos']:+.3f} ζ {row['zeta']:+5.1f}"
+    head += f" q {probability(row['q'])} cov {probability(row['p_cov'])} σ {row['sigma']:<5.3g} | "
+    return head + clip(" ".join(shown(t) for t in row["tokens"]), max(8, width - cell_len(head)))
+
+
+def place_line(row: dict[str, Any], width: int) -> str:
+    """``L22H10.ov write FWER 1e-05 | gain 3.10 q 1e-05 | fit .312 (chance .062) q .002 | 72% in dyad 1 + ·hear …``."""
+    head = f"{pad(row['site'], PLACE - 2)} {row['side']:<5} FWER {probability(row['familywise'])}"
+    head += f" | gain {_number(row['gain'], 2)} q {probability(row['q_gain'])}"
+    head += f" | fit {_number(row['fit'], 3)} (chance {row['fit_chance']:.3f}) q {probability(row['q_fit'])}"
+    head += f" | {row['share']:3.0%} in dyad {row['dyad']} {row['pole']} "
+    return head + clip(" ".join(shown(t) for t in row["tokens"]), max(8, width - cell_len(head)))
+
+
+def _number(value: float | None, digits: int) -> str:
+    return number_text(value, digits).rjust(5)
