@@ -13,6 +13,7 @@ from covector.render.labels import cell_len, clip, label, printable
 from covector.render.number import number_text
 from covector.render.picture import (
     DIVERGING,
+    ORDERED,
     SEQUENTIAL,
     Curve,
     Grid,
@@ -32,6 +33,8 @@ Spell = Callable[[str], str]  # how a text must be spelt for the fonts at hand
 # Okabe and Ito's eight but for yellow, which is too faint for a line on white.
 _HUES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#333333")
 _DASHES = ("-", "--", ":")
+_STANDING_OUT = "#d55e00"  # beside curves in shades of blue
+_KEYED = 8  # ordered curves that the key names one by one
 _GREY, _PALE, _RULE = "#767676", "#e9e9e9", "#ececec"
 _LETTER = 0.076  # inches that one terminal cell of 9 pt DejaVu Sans takes, a little more than the mean letter
 _SMALL = 400  # cells up to which a grid shows its values; four times as many with texts, which are what it is about
@@ -142,12 +145,16 @@ def _draw_curve(fig: "Figure", curve: Curve, spell: Spell) -> "Axes":
     if curve.band is not None:
         low, high = (np.broadcast_to(np.asarray(level, dtype=float), curve.x.shape) for level in curve.band)
         name = spell(printable(curve.band_name))
-        ax.fill_between(curve.x, low, high, color="#dcdcdc", linewidth=0, label=name, zorder=0)
+        # A line around it, so that a band which is hardly wider than nothing is seen.
+        ax.fill_between(
+            curve.x, low, high, facecolor="#dcdcdc", edgecolor="#c8c8c8", linewidth=0.8, label=name, zorder=0
+        )
     ys = np.where(curve.ys > 0, curve.ys, np.nan) if curve.log_y else curve.ys
     mark = "o" if len(curve.x) <= 40 else ""  # points that were computed, as long as they can be told apart
-    for i, (name, y) in enumerate(zip(curve.names, ys, strict=True)):
-        hue, dash = _HUES[i % len(_HUES)], _DASHES[i // len(_HUES) % len(_DASHES)]
-        ax.plot(curve.x, y, dash, color=hue, marker=mark, markersize=3, linewidth=1.4, label=spell(printable(name)))
+    for (name, y), style in zip(zip(curve.names, ys, strict=True), _curve_styles(curve), strict=True):
+        ax.plot(
+            curve.x, y, marker=mark, markersize=3, label=spell(printable(name)) if style.pop("named") else None, **style
+        )
     if curve.log_y:
         ax.set_yscale("log")
         ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")  # the default one writes TeX
@@ -156,6 +163,24 @@ def _draw_curve(fig: "Figure", curve: Curve, spell: Spell) -> "Axes":
         ax.locator_params(axis="x", integer=True)
     _key(ax, len(curve.names) + (curve.band is not None))
     return ax
+
+
+def _curve_styles(curve: Curve) -> list[dict[str, Any]]:
+    """Colour, dash and width of each curve, and whether the key names it: of many ordered ones three."""
+    if curve.shades is None:
+        pairs = [(_HUES[i % len(_HUES)], _DASHES[i // len(_HUES) % len(_DASHES)]) for i in range(len(curve.names))]
+        return [{"color": hue, "linestyle": dash, "linewidth": 1.4, "named": True} for hue, dash in pairs]
+    ordered = [i for i, shade in enumerate(curve.shades) if shade is not None]
+    named = set(ordered) if len(ordered) <= _KEYED else {ordered[0], ordered[len(ordered) // 2], ordered[-1]}
+    made, standing_out = [], 0
+    for i, shade in enumerate(curve.shades):
+        if shade is None:
+            style = {"color": _STANDING_OUT, "linestyle": _DASHES[standing_out % len(_DASHES)], "linewidth": 1.8}
+            standing_out += 1
+        else:
+            style = {"color": colour(shade, ORDERED), "linestyle": "-", "linewidth": 1.2}
+        made.append(style | {"named": shade is None or i in named})
+    return made
 
 
 def _draw_scatter(fig: "Figure", points: Scatter, spell: Spell) -> "Axes":

@@ -18,6 +18,8 @@ from covector.render.number import Number
 # enough to tell sign from size, and not so dark that a label on them cannot be read.
 DIVERGING = ("#2b6ca3", "#9cc3e0", "#f7f6f3", "#f0bd8c", "#c0640f")
 SEQUENTIAL = ("#f7f6f3", "#9cc3e0", "#2b6ca3")
+# Pale to dark blue, dark enough for a line on white from its beginning.
+ORDERED = ("#a9cbe6", "#2b6ca3", "#0a2540")
 _INK, _PAPER = "#000000", "#ffffff"
 
 
@@ -87,7 +89,8 @@ class Curve:
     """One or more curves over a common x, with the band that chance gives.
 
     `ys` [curves, points]; `band` is (low, high), each a level or one value per point. An empty unit says that the
-    quantity has none. Raises BadRequest if sizes differ.
+    quantity has none. `shades` places each curve on an ordered scale, 0 to 1 (layers, steps of training), which its
+    colour shows; None is a curve of its own colour that stands out. Raises BadRequest if sizes differ.
     """
 
     x: np.ndarray
@@ -100,11 +103,14 @@ class Curve:
     log_y: bool = False
     band: tuple[Number | np.ndarray, Number | np.ndarray] | None = None
     band_name: str = "chance"
+    shades: Sequence[Number | None] | None = None
 
     def __post_init__(self) -> None:
         x, ys = _frozen(self.x), _frozen(np.atleast_2d(self.ys))
         if x.ndim != 1 or ys.shape != (len(self.names), len(x)):
             raise BadRequest(f"{len(self.names)} curves over {len(x)} points came with ys of shape {ys.shape}")
+        if self.shades is not None and len(self.shades) != len(self.names):
+            raise BadRequest(f"{len(self.names)} curves came with {len(self.shades)} shades: one each, or None")
         if self.y_unit in COSINE_UNITS and self.band is None:
             raise BadRequest("curves of cosines came without the band chance gives: give band=")
         object.__setattr__(self, "x", x)
