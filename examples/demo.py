@@ -1,7 +1,7 @@
 """The main job on the bundled model: what its heads read and write, against chance. Run by `make demo`.
 
 Prints the sizes of the model, scans every head for the one whose written directions are least like chance, reads it,
-and leaves the tables in out/demo.
+decomposes the whole model into an atlas, traces a concept through it, and leaves everything in out/demo.
 """
 
 import sys
@@ -33,7 +33,11 @@ def main() -> int:
     OUT.mkdir(parents=True, exist_ok=True)
     table.save(OUT / "readout.parquet")
     table.save(OUT / "readout.json")
-    sys.stdout.write(f"\nresults: {OUT}/readout.json, {OUT}/readout.parquet\n")
+    sys.stdout.write("\nThe whole model, and a concept traced through it:\n\n")
+    atlas = covector.build_atlas(model, OUT / "demo-lm.atlas")
+    if atlas is not None:
+        covector.trace(atlas, "' rain' + ' hail' + ' lightning'", top=8).show()
+    sys.stdout.write(f"\nresults: {OUT}/readout.json, {OUT}/readout.parquet, {OUT}/demo-lm.atlas\n")
     sys.stdout.write("go on:   .venv/bin/covector svd demo-lm L3.mlp.out --grid      .venv/bin/covector --help\n")
     return 0
 

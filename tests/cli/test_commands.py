@@ -109,6 +109,12 @@ def test_help_needs_neither_numpy_nor_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_a_readout_does_not_import_scipy_special() -> None:
+    """It would add a twentieth of a second to every start, for one function that `chance.incomplete_beta` has."""
+    code = "import sys, covector.analyses.readout\nassert 'scipy.special' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_opening_and_reading_a_site_needs_no_torch(tmp_path: Path) -> None:
     folder = saved(tmp_path / "m")
     code = (

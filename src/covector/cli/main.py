@@ -10,7 +10,14 @@ from typing import Annotated
 
 import typer
 
+from covector.cli.atlas import atlas
+from covector.cli.fires import fires
+from covector.cli.heads import heads
 from covector.cli.inspect import inspect
+from covector.cli.locate import locate
+from covector.cli.search import search
+from covector.cli.spectrum import spectrum
+from covector.cli.study import study
 from covector.cli.svd import svd
 from covector.errors import CovectorError
 
@@ -21,8 +28,15 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+app.command(name="heads")(heads)
 app.command(name="inspect")(inspect)
+app.command(name="locate")(locate)
+app.command(name="spectrum")(spectrum)
+app.command(name="study")(study)
 app.command(name="svd")(svd)
+app.command(name="atlas")(atlas)
+app.command(name="search")(search)
+app.command(name="fires")(fires)
 
 
 def _version(wanted: bool) -> bool:
