@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from covector.arch.toy import random_model
 from covector.atlas.plan import Options
-from covector.atlases import build_atlas
+from covector.building import build_atlas
 from covector.io.atlas import INDEX, SITES, Atlas, write_manifest, write_table, write_vectors
 
 Columns = dict[str, np.ndarray]

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from covector.analyses.relation import relation as relation
     from covector.analyses.spectrum import spectrum as spectrum
     from covector.analyses.studies import studies as studies
-    from covector.atlases import build_atlas as build_atlas
     from covector.atlases import fired as fired
     from covector.atlases import open_atlas as open_atlas
     from covector.atlases import trace as trace
+    from covector.building import build_atlas as build_atlas
     from covector.errors import CovectorError as CovectorError
     from covector.io.atlas import Atlas as Atlas
     from covector.linalg.svd import SVD as SVD
@@ -43,7 +43,7 @@ _HOMES = {
     "Model": "covector.model.opened",
     "ModelSpec": "covector.model.spec",
     "Table": "covector.render",
-    "build_atlas": "covector.atlases",
+    "build_atlas": "covector.building",
     "compare": "covector.analyses.compare",
     "compose": "covector.analyses.compose",
     "fired": "covector.atlases",

@@ -1,14 +1,11 @@
-"""Atlases as people ask for them: built from a model's name, opened, and searched with words or vectors.
+"""Atlases as people ask for them: opened, searched with words or vectors, and followed into a text.
 
-atlas = covector.build_atlas("gpt2-medium", "gpt2m.atlas")
-covector.trace(atlas, "' fire' + ' flame' + ' smoke'").show()
+covector.trace("gpt2m.atlas", "' fire' + ' flame' + ' smoke'").show()
 """
 
 import os
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,100 +13,15 @@ import numpy as np
 
 from covector.analyses.expand import expanded
 from covector.analyses.query import Query, like_query, token_query, vector_query
-from covector.analyses.score import ALIKE, rule_text
 from covector.analyses.search import search
 from covector.analyses.search_sites import search_sites
-from covector.arch.toy import TOYS
-from covector.atlas.build import WHOLE, Progress, Shard, build, compute
-from covector.atlas.plan import EVERYTHING, Options, Unit
-from covector.engine import Engine, engine
 from covector.errors import BadRequest, CorruptCheckpoint, CovectorError, MissingExtra
 from covector.io.atlas import MANIFEST, Atlas
-from covector.io.atlas_parts import Part
-from covector.io.checkpoint import BUNDLED
 from covector.io.safetensors_file import SafetensorsFile
 from covector.model.opened import Model
 from covector.render import Table
 from covector.study.expression import parse
 from covector.workbench import open as open_model
-
-
-def build_atlas(
-    model: Any,
-    out: str | Path,
-    *,
-    frame: str = "raw",
-    layout: str | Path | None = None,
-    options: Options = EVERYTHING,
-    on: str | Engine = "threads",
-    workers: int | None = None,
-    memory: int | None = None,
-    shard: Shard = WHOLE,
-    progress: Progress | None = None,
-) -> Atlas | None:
-    """Decompose a whole model into an atlas in the folder `out`; going on where an earlier call stopped.
-
-    `model`: anything `covector.open` takes, or an opened model. `on`: ``threads``, ``processes``, ``dask://host:port``
-    or an engine. `memory`: bytes of anonymous memory that the build may take in this process. With a `shard` only its
-    units are computed; None comes back while others are missing. The same request gives the same bytes whatever the
-    engine, the number of workers, interruptions and shards. Raises what `covector.open` raises, and BadRequest.
-    """
-    opened = model if isinstance(model, Model) else open_model(model, layout, frame=frame)
-    chosen = engine(on, workers) if isinstance(on, str) else on
-    work = None
-    if not chosen.shares_memory:
-        if not isinstance(model, str | Path):
-            raise BadRequest(
-                "expected a model by name or folder for processes and clusters, got one in memory: their workers open "
-                "it themselves; use threads, or save the model first"
-            )
-        work = _Elsewhere(_anywhere(model), str(Path(layout).absolute()) if layout else None, frame, options)
-    return build(opened, Path(out), options, engine=chosen, work=work, memory=memory, shard=shard, progress=progress)
-
-
-def _anywhere(ref: str | Path) -> str:
-    """The name of a model as a worker in another folder would type it."""
-    folder = Path(ref).expanduser()
-    bundled = str(ref) in BUNDLED or str(ref) in TOYS
-    return str(folder.absolute()) if folder.is_dir() and not bundled else str(ref)
-
-
-@dataclass(frozen=True)
-class _Elsewhere:
-    """A unit computed in another process, which opens the model for itself and keeps it open."""
-
-    ref: str
-    layout: str | None
-    frame: str
-    options: Options
-
-    def __call__(self, unit: Unit) -> Part:
-        return compute(_opened(self.ref, self.layout, self.frame), unit, self.options)
-
-
-@lru_cache(maxsize=1)
-def _opened(ref: str, layout: str | None, frame: str) -> Model:
-    return open_model(ref, layout, frame=frame)
-
-
-def said(atlas: Atlas) -> str:
-    """What the verdicts of a judged atlas say, in a few lines; empty for one that was not judged."""
-    if "interpretable" not in atlas.names:
-        return ""
-    told = atlas.columns("interpretable", "svd_specific", "aligned", "p_coherence_svd", "q_dir")
-    called, aligned = int(told["interpretable"].sum()), int(told["aligned"].sum())
-    near, specific = int((told["q_dir"] < 0.05).sum()), int(told["svd_specific"].sum())
-    rule = rule_text().replace("q_dir", "q_coherence").replace("heldout_low", "held-out AUC from")
-    lines = [
-        f"{near:,} of {len(atlas):,} directions lie closer to a token than chance (q < .05).",
-        f"{called} are interpretable by the rule ({rule}), {specific} also against rotated bases of their head.",
-    ]
-    within = told["p_coherence_svd"][told["interpretable"]]
-    if np.isfinite(within).any() and np.nanmedian(within) >= ALIKE:
-        lines.append("Rotated bases of these heads score like their singular vectors: what is found is the subspace's.")
-    if aligned:
-        lines.append(f"{aligned} more are themselves what their lists share, which the rule cannot judge.")
-    return "\n".join(lines) + "\n"
 
 
 def open_atlas(folder: str | Path) -> Atlas:

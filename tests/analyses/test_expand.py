@@ -12,7 +12,8 @@ from covector.analyses.expand import expanded
 from covector.analyses.query import Query, token_query, vector_query
 from covector.arch.toy import random_model
 from covector.atlas.plan import Options
-from covector.atlases import build_atlas, trace
+from covector.atlases import trace
+from covector.building import build_atlas
 from covector.demo.corpus import load_truth
 from covector.errors import BadRequest
 from covector.io.atlas import Atlas

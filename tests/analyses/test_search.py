@@ -18,7 +18,8 @@ from covector.analyses.search_sites import search_sites
 from covector.arch import toy
 from covector.arch.toy import Plant, planted
 from covector.atlas.plan import Options
-from covector.atlases import build_atlas, trace
+from covector.atlases import trace
+from covector.building import build_atlas
 from covector.cli.main import run
 from covector.errors import BadRequest, FrameUnavailable, NotOneToken, UnknownBasis
 from covector.io.atlas import Atlas

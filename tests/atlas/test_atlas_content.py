@@ -16,7 +16,7 @@ from scipy import stats
 import covector
 from covector.arch.toy import random_model as toy
 from covector.atlas.plan import Options
-from covector.atlases import build_atlas
+from covector.building import build_atlas
 from covector.errors import BadRank, BadRequest
 from covector.io.atlas import Atlas
 from covector.linalg import chance

@@ -16,7 +16,7 @@ from covector.arch.config import Config
 from covector.arch.family import families
 from covector.atlas.budget import fitting_workers, needed_bytes, table_bytes
 from covector.atlas.plan import Options, units
-from covector.atlases import build_atlas
+from covector.building import build_atlas
 from covector.cli.main import run
 from covector.errors import BadRequest
 from covector.io.tensors import open_folder
@@ -47,7 +47,7 @@ import sys, threading, time
 from pathlib import Path
 import covector
 from covector.atlas.plan import Options
-from covector.atlases import build_atlas
+from covector.building import build_atlas
 
 def anonymous(pid):
     try:

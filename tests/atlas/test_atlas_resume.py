@@ -23,7 +23,8 @@ from covector.arch.family import families
 from covector.arch.toy import random_model as toy
 from covector.atlas.build import Shard
 from covector.atlas.plan import Options, units
-from covector.atlases import build_atlas, open_atlas
+from covector.atlases import open_atlas
+from covector.building import build_atlas
 from covector.cli.main import run
 from covector.engine import Dask
 from covector.errors import BadRequest, CorruptAtlas

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 import covector
 from covector.arch.toy import random_model as toy
 from covector.atlas.plan import Options
-from covector.atlases import build_atlas
+from covector.building import build_atlas
 from covector.errors import CorruptAtlas
 from covector.io.atlas import Atlas, write_table, write_vectors
 

@@ -9,7 +9,7 @@ import pytest
 
 from covector.analyses.studies import studies
 from covector.atlas.plan import Options
-from covector.atlases import build_atlas
+from covector.building import build_atlas
 from covector.cli.main import run
 from synthetic_atlas import synthetic
 

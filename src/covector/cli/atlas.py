@@ -46,7 +46,7 @@ def atlas(
     """
     from covector.atlas.build import Shard
     from covector.atlas.plan import Options
-    from covector.atlases import build_atlas, said
+    from covector.building import build_atlas, said
     from covector.cli.progress import Progress
 
     start = time.perf_counter()

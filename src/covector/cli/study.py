@@ -88,7 +88,8 @@ def _given(needs: str, folders: list[Path], cache: Path | None, without_model: b
 def _maker(atlas, cache: Path | None, quiet: bool):
     """Opens the atlas of another frame in the cache folder, or builds it there with the options of this one."""
     from covector.atlas.plan import Options
-    from covector.atlases import build_atlas, model_of
+    from covector.atlases import model_of
+    from covector.building import build_atlas
     from covector.cli.progress import Progress
 
     model, given = model_of(atlas), atlas.manifest["options"]

@@ -46,15 +46,18 @@ def svd(
     quiet: Quiet = False,
 ) -> None:
     """What a place reads and writes: its singular dyads against labelled bases, chance beside every score."""
-    from covector.analyses.readout import readout
-    from covector.cli.grid import show_grid
-    from covector.cli.output import emit, write
     from covector.cli.run_options import check_run_options
     from covector.workbench import open as open_model
 
     start = time.perf_counter()
     check_run_options(device, dtype)
     opened = open_model(model, layout, frame=frame, strict=strict)
+    opened.hash_ahead()  # beside the imports that follow
+
+    from covector.analyses.readout import readout
+    from covector.cli.grid import show_grid
+    from covector.cli.output import emit, write
+
     table = readout(
         opened,
         site,

@@ -14,6 +14,7 @@ import json
 import math
 import mmap
 import struct
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,6 +104,7 @@ class SafetensorsFile:
         self.metadata: Mapping[str, str] = MappingProxyType(metadata)
         self._known_finite: set[str] = set()
         self._digests: dict[str, str] = {}
+        self._hashing = threading.Lock()
 
     def read(self, name: str, *, finite: bool = True) -> np.ndarray:
         """The tensor, read-only, in the file's shape.
@@ -126,11 +128,12 @@ class SafetensorsFile:
 
     def sha256(self, name: str) -> str:
         """Digest of the tensor's bytes as they stand in the file (before widening); remembered."""
-        if name not in self._digests:
-            entry = self.entries[name]
-            with memoryview(self._map) as whole, whole[entry.start : entry.stop] as part:
-                self._digests[name] = hashlib.sha256(part).hexdigest()
-        return self._digests[name]
+        with self._hashing:  # whoever asks while another thread hashes waits for it instead of doing it again
+            if name not in self._digests:
+                entry = self.entries[name]
+                with memoryview(self._map) as whole, whole[entry.start : entry.stop] as part:
+                    self._digests[name] = hashlib.sha256(part).hexdigest()
+            return self._digests[name]
 
     def release(self, name: str) -> None:
         """Tell the system that the tensor's pages are not needed for now.

@@ -5,6 +5,7 @@ model.spec, model.bases["token_out"], model.map("L9H6.ov"), model.framed("folded
 
 import dataclasses
 import shlex
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -94,6 +95,14 @@ class Model:
         norms = {reader_norm(self.stored.spec, name) for name in names} - {None} if self.frame.name != "raw" else set()
         wanted = (*names, *(f"{norm}.{part}" for norm in sorted(map(str, norms)) for part in ("gain", "bias")))
         return dict(self.stored.origin(name) for name in dict.fromkeys(wanted) if name in self.stored)
+
+    def hash_ahead(self) -> None:
+        """Begin to hash the token tables, which most results are made from, while the caller goes on.
+
+        A thread does it on another core; `origins` then finds the digests, or waits for them.
+        """
+        names = [name for name in ("W_E", "W_U") if name in self.stored]
+        threading.Thread(target=self.origins, args=names, daemon=True).start()
 
     @cached_property
     def meta(self) -> dict[str, Any]:
