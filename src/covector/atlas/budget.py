@@ -14,7 +14,7 @@ from covector.atlas.plan import Against, Options, Unit, bases_of, directions, te
 from covector.errors import BadRequest
 from covector.linalg.dense_svd import TRIANGLE_ROWS
 from covector.linalg.maps import TILE_ENTRIES
-from covector.linalg.topk import BUFFER_BYTES
+from covector.linalg.topk import BUFFER_BYTES, GROUPS, SLACK
 from covector.model.address import Site
 from covector.model.circuits import site_tensors
 from covector.model.frames import LARGE
@@ -80,14 +80,20 @@ def unit_bytes(model: Model, unit: Unit, options: Options) -> int:
     d = model.spec.d_model
     if unit.basis:
         size = len(model.bases[unit.basis.basis])
-        return 8 * (5 * d * d + 3 * min(size, ROWS) * d + 6 * options.draws * d) + _block_bytes(size, options.draws)
+        return 8 * (5 * d * d + 3 * min(size, ROWS) * d + 6 * options.draws * d) + _block_bytes(
+            size, options.draws, options.k
+        )
     vocabulary = max(len(model.bases[name]) for name in bases_of(model))
     scored = sum(directions(model.spec, site, options)[1] for site in unit.sites)
     read = sum(_read_bytes(model, tensor) for tensor in unit.tensors)
     held = max(_decomposition_bytes(model, site) for site in unit.sites)
     subspaces = 8 * vocabulary * 2 * sum(site.head is not None for site in unit.sites)
     return (
-        read + held + subspaces + scored * (VECTOR_BYTES * d + _score_bytes(options)) + _block_bytes(vocabulary, scored)
+        read
+        + held
+        + subspaces
+        + scored * (VECTOR_BYTES * d + _score_bytes(options))
+        + _block_bytes(vocabulary, scored, options.k)
     )
 
 
@@ -108,10 +114,11 @@ def _read_bytes(model: Model, tensor: str) -> int:
     return widened + (0 if model.frame.name == "raw" else 3 * 8 * size)
 
 
-def _block_bytes(vocabulary: int, rows: int) -> int:
-    """A block of scores, and what choosing its extremes takes: ids of all of it at most."""
+def _block_bytes(vocabulary: int, rows: int, k: int) -> int:
+    """A block of scores, and what choosing extremes takes: a share of it, or ids of all where groups do not help."""
     block = min(max(BUFFER_BYTES, 8 * vocabulary), 8 * vocabulary * rows)
-    return 4 * block + 16 * 2**20
+    whole = vocabulary < 2 * GROUPS or 4 * (k + SLACK) > GROUPS
+    return (4 if whole else 2) * block + 16 * 2**20
 
 
 def _score_bytes(options: Options) -> int:
