@@ -8,15 +8,13 @@ from covector.axes import Bool, Float, Int
 from covector.errors import BadRequest
 from covector.linalg.location import hyperplane
 from covector.model.address import Site
-from covector.model.bases import Basis, undertrained
-from covector.model.circuits import site_tensors
-from covector.model.frames import reads_centred, writes_centred
+from covector.model.bases import Basis, left, undertrained
+from covector.model.circuits import side_centred
 from covector.model.opened import Model
 
 # Every map inside the blocks once: a head's query, key, value and output weights are parts of its qk and ov.
 EVERYWHERE = ("L*H*.ov", "L*H*.qk", "L*.mlp.*")
 SIDES = ("both", "read", "write")
-FILTERS = ("ascii", "trained")
 
 
 @dataclass(frozen=True)
@@ -58,13 +56,12 @@ def chosen(model: Model, name: str, concept: tuple[str, ...], without: tuple[str
 
     Raises UnknownBasis, NotOneToken; BadRequest for a whitened basis, an asked label that is zero, or nothing usable.
     """
-    whole, without_one = model.bases[name], model.bases.centred(name)
+    whole, without_one, plain = model.bases[name], model.bases.centred(name), name.partition(":")[0]
     if whole.metric is not None:
-        plain = name.partition(":")[0]
         raise BadRequest(f"{name}: gains are of directions as they are, not behind whitening; use {plain}:centred")
     usable: Bool[np.ndarray, " token"] = whole.usable & without_one.usable
-    hardly = undertrained(model.bases[name.partition(":")[0]])
-    asked = np.flatnonzero(_kept(whole, hardly, without))
+    hardly = undertrained(model.bases[plain])
+    asked = np.flatnonzero(left(whole, model.bases[plain], without))
     if concept:
         tokens = model.vocabulary if name.startswith("token_") else None
         asked = np.array(list(dict.fromkeys(tokens.one(t) if tokens else whole.index(t) for t in concept)))
@@ -75,16 +72,6 @@ def chosen(model: Model, name: str, concept: tuple[str, ...], without: tuple[str
     if not len(rows):
         raise BadRequest(f"basis {name}: none of its {len(asked)} vectors has a direction; choose another basis")
     return Chosen(whole, without_one, rows, len(asked) - len(rows), int(hardly[rows].sum()))
-
-
-def _kept(basis: Basis, hardly: Bool[np.ndarray, " token"], without: tuple[str, ...]) -> Bool[np.ndarray, " token"]:
-    unknown = [f for f in without if f not in FILTERS]
-    if unknown:
-        raise BadRequest(f"expected filters among {', '.join(FILTERS)}, got '{unknown[0]}'")
-    keep = np.ones(len(basis), dtype=bool)
-    if "ascii" in without:
-        keep &= np.fromiter((label.isascii() for label in basis.labels), bool, len(basis))
-    return keep & ~hardly if "trained" in without else keep
 
 
 def places(model: Model, sites: str, side: str) -> tuple[Place, ...]:
@@ -110,11 +97,9 @@ def _depth(site: Site) -> tuple[int, bool]:
 
 def _sides(model: Model, site: Site) -> list[Place]:
     """A QK map reads the stream twice, as query and as key; it writes none."""
-    spec, tensors, m = model.stored.spec, site_tensors(site), model.map(site)
-    is_qk = site.kind == "qk"
-    last = reads_centred(spec, model.frame, tensors[-1]) if is_qk else writes_centred(spec, model.frame)
-    sides = (
-        ("query" if is_qk else "read", m.reads, reads_centred(spec, model.frame, tensors[0])),
-        ("key" if is_qk else "write", m.writes, last),
-    )
-    return [Place(site, name, centred) for name, space, centred in sides if space.kind == "residual"]
+    m, names = model.map(site), ("query", "key") if site.kind == "qk" else ("read", "write")
+    return [
+        Place(site, name, side_centred(model.stored.spec, model.frame, site, second))
+        for name, space, second in zip(names, (m.reads, m.writes), (False, True), strict=True)
+        if space.kind == "residual"
+    ]

@@ -17,17 +17,14 @@ from covector.axes import Bool, Float
 from covector.errors import BadRank, BadRequest
 from covector.linalg import chance
 from covector.linalg.maps import Factored, Map
+from covector.linalg.norms import stream_part
 from covector.linalg.svd import SVD, svd
 from covector.model.address import Site
-from covector.model.bases import Basis, undertrained
-from covector.model.circuits import cautions, site_tensors
-from covector.model.frames import reads_centred, writes_centred
+from covector.model.bases import left, undertrained
+from covector.model.circuits import cautions, side_centred, site_tensors
 from covector.model.opened import Model
 from covector.render import Column, Table
 
-FILTERS = ("ascii", "trained")
-# A direction of an affine map whose stream part is below this is the constant and rounding.
-ALL_CONSTANT = 1e-8
 # Dyads called beyond chance at this false-discovery rate (Benjamini–Hochberg over the request).
 LEVEL = 0.05
 
@@ -152,8 +149,8 @@ def _side(
         given = (*labels, *(f"{_short(space.kind)}{i}" for i in range(len(labels), space.size)))
         return _Side(name, every[:shown], None, given[: space.size])
     if space.kind == "residual+1":
-        every = _stream_part(every)
-    hyperplane = _is_centred(model, site, name)
+        every = stream_part(every)
+    hyperplane = side_centred(model.stored.spec, model.frame, site, second=name == "write")
     basis = model.bases.centred(basis_name) if hyperplane else model.bases[basis_name]
     plain = model.bases[basis_name.partition(":")[0]]
     reading = read_side(
@@ -161,7 +158,7 @@ def _side(
         _subspace(every, model.spec.d_model) if thin else None,
         basis,
         k=k,
-        keep=_kept(basis, plain, without),
+        keep=left(basis, plain, without),
         centred=hyperplane,
         score=score,
         exact=exact,
@@ -178,37 +175,6 @@ def _subspace(directions: np.ndarray, d_model: int) -> Float[np.ndarray, "r d"] 
     """Orthonormal rows spanning all that a thin map can read or write on this side; None when that is the stream."""
     found = orthonormal(directions) if len(directions) else directions
     return None if len(found) in (0, d_model) else found
-
-
-def _stream_part(rows: np.ndarray) -> np.ndarray:
-    """Directions of a stream with a constant 1 in front, without that coordinate, at length one.
-
-    A dyad that is all constant has no direction: what is left of it is rounding, and becomes zero.
-    """
-    rest = rows[:, 1:]
-    norms = np.linalg.norm(rest, axis=1, keepdims=True)
-    return np.where(norms > ALL_CONSTANT, rest / np.maximum(norms, ALL_CONSTANT), 0.0)
-
-
-def _is_centred(model: Model, site: Site, side: str) -> bool:
-    """Whether directions on this side of this site have no part along 1 in the model's frame."""
-    spec, tensors = model.stored.spec, site_tensors(site)
-    if side == "read":
-        return reads_centred(spec, model.frame, tensors[0])
-    # The second side of QK is what the key reads; every other second side is written.
-    return reads_centred(spec, model.frame, tensors[1]) if site.kind == "qk" else writes_centred(spec, model.frame)
-
-
-def _kept(basis: Basis, plain: Basis, without: tuple[str, ...]) -> Bool[np.ndarray, " token"]:
-    unknown = [f for f in without if f not in FILTERS]
-    if unknown:
-        raise BadRequest(f"expected filters among {', '.join(FILTERS)}, got '{unknown[0]}'")
-    keep = np.ones(len(basis), dtype=bool)
-    if "ascii" in without:
-        keep &= np.fromiter((label.isascii() for label in basis.labels), bool, len(basis))
-    if "trained" in without:
-        keep &= ~undertrained(plain)
-    return keep
 
 
 def _tensors(model: Model, site: Site, m: Map, chosen: dict[str, str]) -> tuple[str, ...]:

@@ -11,8 +11,7 @@ from covector.errors import BadRequest
 from covector.linalg.maps import Factored, Map
 from covector.linalg.values import singular_values
 from covector.model.address import Site, named_sites, sites
-from covector.model.circuits import site_tensors
-from covector.model.frames import reads_centred, writes_centred
+from covector.model.circuits import side_centred
 from covector.model.opened import Model
 from covector.model.spec import ModelSpec
 
@@ -101,13 +100,11 @@ def _everything(kinds: Sequence[str], named: Sequence[str]) -> list[str]:
 
 def _shape(model: Model, site: Site, m: Map) -> tuple[int, int]:
     """The map's sizes less the direction that the frame has taken off a side: noise there has one dimension less."""
-    spec, frame, tensors = model.stored.spec, model.frame, site_tensors(site)
-    read = reads_centred(spec, frame, tensors[0])
-    if site.kind == "qk":
-        write = reads_centred(spec, frame, tensors[1])
-    elif site.kind == "unembed":
+    spec, frame = model.stored.spec, model.frame
+    read, write = (side_centred(spec, frame, site, second) for second in (False, True))
+    if site.kind == "unembed":
         # Centring frames also take the mean off the logits, unless a soft-cap makes it matter.
         write = frame.centres_writes and not any(o.softcap for o in spec.outputs)
-    else:
-        write = m.writes.kind == "residual" and writes_centred(spec, frame)
+    elif m.writes.kind != "residual":
+        write = False
     return m.shape[0] - read, m.shape[1] - write

@@ -19,6 +19,7 @@ from covector.axes import Float
 from covector.io.atlas_parts import Part
 from covector.linalg import chance
 from covector.linalg.chance.bundles import p_svd_in_bundles
+from covector.linalg.norms import stream_part
 from covector.linalg.svd import SVD, svd
 from covector.linalg.topk import poles
 from covector.model.address import Site
@@ -86,15 +87,8 @@ def _sides(model: Model, index: int, site: Site, found: SVD, options: Options) -
         affine = (found.reads, found.writes)[at].kind == "residual+1"
         whole = site.head is not None and found.rank < model.spec.d_model and not affine
         rows = np.ascontiguousarray((found.U.T, found.Vh)[at][: None if whole else kept])
-        rows = _stream_part(rows) if affine else rows
+        rows = stream_part(rows) if affine else rows
         yield Side(index, SIDES.index(names[at]), rows, kept, whole, against)
-
-
-def _stream_part(rows: np.ndarray) -> np.ndarray:
-    """Rows without the constant in front, at length one; all-constant ones become zero."""
-    rest = rows[:, 1:]
-    lengths = np.linalg.norm(rest, axis=1, keepdims=True)
-    return np.where(lengths > 1e-8, rest / np.maximum(lengths, 1e-8), 0.0)
 
 
 def _site_arrays(model: Model, decomposed: list[tuple[Site, SVD]]) -> dict[str, np.ndarray]:

@@ -13,8 +13,7 @@ from covector.errors import BadRank, BadRequest
 from covector.linalg.dictionary import Dictionary
 from covector.model.address import Site
 from covector.model.bases import Basis
-from covector.model.circuits import site_tensors
-from covector.model.frames import reads_centred, writes_centred
+from covector.model.circuits import side_centred, site_tensors
 from covector.model.opened import Model
 from covector.model.spec import ModelSpec
 from covector.model.weights import axis_sizes, canonical_axes, split_name
@@ -124,15 +123,14 @@ def null_of(model: Model, against: Against) -> Against:
 
 def compared_at(model: Model, site: Site) -> dict[int, "Against"]:
     """What each side of a site (0 read, 1 written; both read for QK) is compared with, where it lies in the stream."""
-    spec, names, found = model.stored.spec, site_tensors(site), {}
-    qk = site.kind == "qk"
     at_stream = (0, 1) if site.kind in ("ov", "qk") else (0,) if _reads_stream(site) else (1,)
-    for at in at_stream:
-        reads = at == 0 or qk
-        tensor = names[min(at, len(names) - 1)]
-        centred = reads_centred(spec, model.frame, tensor) if reads else writes_centred(spec, model.frame)
-        found[at] = Against(model.bases.default("read" if reads else "write"), centred)
-    return found
+
+    def against(at: int) -> Against:
+        reads = at == 0 or site.kind == "qk"
+        centred = side_centred(model.stored.spec, model.frame, site, second=at == 1)
+        return Against(model.bases.default("read" if reads else "write"), centred)
+
+    return {at: against(at) for at in at_stream}
 
 
 def _reads_stream(site: Site) -> bool:

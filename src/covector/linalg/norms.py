@@ -9,6 +9,8 @@ from covector.axes import Float
 
 # Rows per step of `lengths`: a float64 copy of them stays in a core's cache.
 LENGTH_ROWS = 256
+# A direction of an affine map whose stream part is below this is the constant and rounding.
+ALL_CONSTANT = 1e-8
 
 
 def lengths(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
@@ -33,3 +35,13 @@ def normalised(rows: Float[np.ndarray, "... d"], centre: bool, eps: float) -> Fl
 def without_mean(rows: Float[np.ndarray, "... d"]) -> Float[np.ndarray, "... d"]:
     """Rows times C = I − 11ᵀ/d: their part that LayerNorm can see. In the rows' own precision."""
     return rows - rows.mean(axis=-1, keepdims=True, dtype=np.float64).astype(rows.dtype)
+
+
+def stream_part(rows: Float[np.ndarray, "r n"]) -> Float[np.ndarray, "r d"]:
+    """Directions of a stream with a constant 1 in front, without that coordinate (d = n − 1), at length one.
+
+    A direction that is all constant leaves nothing but rounding, and becomes zero.
+    """
+    rest = rows[:, 1:]
+    norms = np.linalg.norm(rest, axis=1, keepdims=True)
+    return np.where(norms > ALL_CONSTANT, rest / np.maximum(norms, ALL_CONSTANT), 0.0)

@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 
 from covector.axes import Bool, Float
-from covector.errors import FrameUnavailable, UnknownBasis
+from covector.errors import BadRequest, FrameUnavailable, UnknownBasis
 from covector.linalg.dictionary import Dictionary, dictionary
 from covector.linalg.norms import lengths, normalised, without_mean
 from covector.model.activations import activation
@@ -32,6 +32,7 @@ SHORT = 0.25
 # A vector this much shorter than the longest has no direction worth the name: weight decay leaves such rows (of about
 # 1e-37 in an agent whose states never light some cells), and they are zero to every float32 sum with the others.
 NEARLY_ZERO = 1e-12
+FILTERS = ("ascii", "trained")
 
 
 @dataclass(frozen=True)
@@ -262,6 +263,20 @@ def inverse_root(vectors: Float[np.ndarray, "token d_model"]) -> Float[np.ndarra
     keep = values > values[-1] * len(values) * 2.0**-52
     root = np.divide(1.0, np.sqrt(np.abs(values)), out=np.zeros_like(values), where=keep)
     return (axes * root) @ axes.T
+
+
+def left(basis: Basis, plain: Basis, without: tuple[str, ...]) -> Bool[np.ndarray, " token"]:
+    """Rows that the filters leave: ``ascii`` keeps ASCII labels only, ``trained`` drops rows that look hardly trained.
+
+    `plain` is the basis that `basis` is a variant of (or itself). Raises BadRequest for an unknown filter.
+    """
+    unknown = [f for f in without if f not in FILTERS]
+    if unknown:
+        raise BadRequest(f"expected filters among {', '.join(FILTERS)}, got '{unknown[0]}'")
+    keep = np.ones(len(basis), dtype=bool)
+    if "ascii" in without:
+        keep &= np.fromiter((label.isascii() for label in basis.labels), bool, len(basis))
+    return keep & ~undertrained(plain) if "trained" in without else keep
 
 
 def undertrained(basis: Basis) -> Bool[np.ndarray, " token"]:

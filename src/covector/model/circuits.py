@@ -14,7 +14,7 @@ import numpy as np
 from covector.errors import BadSite
 from covector.linalg.maps import Dense, Factored, Map, Space
 from covector.model.address import Site
-from covector.model.frames import rounding_norm
+from covector.model.frames import Frame, reads_centred, rounding_norm, writes_centred
 from covector.model.spec import ModelSpec, input_weight, output_bias, output_weight
 from covector.model.weights import Weights
 
@@ -142,6 +142,17 @@ def site_tensors(site: Site) -> tuple[str, ...]:
         return (f"L{site.layer}.W_{site.kind}",)
     roles = {"ov": ("W_V", "W_O"), "qk": ("W_Q", "W_K")}.get(site.kind, (f"W_{site.kind.upper()}",))
     return tuple(f"L{site.layer}.{role}" for role in roles)
+
+
+def side_centred(spec: ModelSpec, chosen: Frame, at: Site, second: bool) -> bool:
+    """Whether directions on a side of a site that lies in the stream have no part along 1 in this frame.
+
+    `second`: the written side; for QK, whose two sides both read the stream, the key's. `spec` is the stored model's.
+    """
+    names = site_tensors(at)
+    if second and at.kind != "qk":
+        return writes_centred(spec, chosen)
+    return reads_centred(spec, chosen, names[-1 if second else 0])
 
 
 def coarsest(weights: Weights, *names: str) -> str:
