@@ -1,4 +1,4 @@
-"""Activation functions by the names that configs use, on NumPy arrays in float64."""
+"""Activation functions and their derivatives by the names that configs use, on NumPy arrays in float64."""
 
 from collections.abc import Callable
 
@@ -52,3 +52,44 @@ def activation(name: str) -> Callable[[np.ndarray], np.ndarray]:
     if name not in _BY_NAME:
         raise UnsupportedConfig(f"activation '{name}' is not implemented; supported: {', '.join(sorted(_BY_NAME))}")
     return _BY_NAME[name]
+
+
+def _gelu_slope(x: np.ndarray) -> np.ndarray:
+    from scipy.special import erf
+
+    return 0.5 * (1 + erf(x / np.sqrt(2))) + x * np.exp(-x * x / 2) / np.sqrt(2 * np.pi)
+
+
+def _gelu_tanh_slope(x: np.ndarray, root: float = _ROOT) -> np.ndarray:
+    inner = np.tanh(root * (x + _CUBIC * x**3))
+    return 0.5 * (1 + inner) + 0.5 * x * (1 - inner**2) * root * (1 + 3 * _CUBIC * x**2)
+
+
+def _silu_slope(x: np.ndarray, steep: float = 1.0) -> np.ndarray:
+    s = _sigmoid(steep * x)
+    return s + steep * x * s * (1 - s)
+
+
+# A kink of relu has slope 0 at 0, as autograd has it.
+_SLOPES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "relu": lambda x: np.where(x > 0, 1.0, 0.0),
+    "relu2": lambda x: 2 * np.maximum(x, 0.0),
+    "gelu": _gelu_slope,
+    "gelu_python": _gelu_slope,
+    "gelu_new": _gelu_tanh_slope,
+    "gelu_accurate": _gelu_tanh_slope,
+    "gelu_fast": lambda x: _gelu_tanh_slope(x, _FAST_ROOT),
+    "gelu_pytorch_tanh": _gelu_tanh_slope,
+    "quick_gelu": lambda x: _silu_slope(x, 1.702),
+    "silu": _silu_slope,
+    "swish": _silu_slope,
+    "tanh": lambda x: 1 - np.tanh(x) ** 2,
+    "sigmoid": lambda x: _sigmoid(x) * (1 - _sigmoid(x)),
+    "linear": np.ones_like,
+}
+
+
+def derivative(name: str) -> Callable[[np.ndarray], np.ndarray]:
+    """The derivative of the function called `name`. Raises UnsupportedConfig, listing the names, for another."""
+    activation(name)
+    return _SLOPES[name]

@@ -1,0 +1,1 @@
+"""Observables pulled back through a model: one linear stand-in per nonlinear piece, from the outputs to the stream."""

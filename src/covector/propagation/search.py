@@ -1,0 +1,199 @@
+"""Typed paths found best first, each with its exact share of the difference between two inputs.
+
+The functional of a prefix (a path from some component to the output) is split over everything that feeds the component:
+each earlier head through its values, queries and keys, each MLP, and the embeddings, position by position. With secant
+stand-ins the shares of the parts sum to the share of the prefix, so at any moment the parts that are not yet split,
+together with the paths that have reached the embeddings, sum to the whole difference: nothing is lost, and what has
+not been looked into is known. The part with the largest |share| is split first.
+
+Source: `docs/theory/observables.md`, equations 13–15; theory page §4.5, §4.7.
+"""
+
+import heapq
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from covector.axes import Float
+from covector.propagation.anatomy import Component
+from covector.propagation.linearised import Functional, HeadPull, Linearised
+from covector.study.path import Path, Step
+
+
+@dataclass(frozen=True, eq=False)
+class World:
+    """One batch of prompts of equal length: its linearised model, its functional at the end, and its slots' names.
+
+    ``names[i][t]`` is the slot of position t of prompt i; positions of one name are taken together.
+    """
+
+    model: Linearised
+    start: Functional
+    names: Sequence[Sequence[str]]
+
+    def mask(self, slot: str | None) -> Float[np.ndarray, "batch position"]:
+        """1 where a position has this slot's name; everywhere for None."""
+        shape = (len(self.names), len(self.names[0]))
+        if slot is None:
+            return np.ones(shape)
+        return np.array([[float(name == slot) for name in row] for row in self.names])
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A path with its share of the difference, prompt by prompt, in the observable's units."""
+
+    path: Path
+    shares: Float[np.ndarray, " n"]
+
+    @property
+    def share(self) -> float:
+        """Mean over prompts."""
+        return float(self.shares.mean())
+
+    @property
+    def complete(self) -> bool:
+        """Whether it begins at the embeddings, so that nothing of it is left to split."""
+        return bool(self.path.steps) and self.path.steps[0].kind == "embed"
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a search found: the total, every part that was made, and which of them were not split."""
+
+    total: Part
+    parts: tuple[Part, ...]
+    frontier: tuple[Part, ...]
+    expanded: int
+
+    @property
+    def complete(self) -> tuple[Part, ...]:
+        """Paths from the embeddings to the output."""
+        return tuple(part for part in self.frontier if part.complete)
+
+    @property
+    def remainder(self) -> float:
+        """What is not in complete paths: total less their net share."""
+        return self.total.share - sum(part.share for part in self.complete)
+
+
+@dataclass(order=True)
+class _Entry:
+    rank: tuple[float, str]
+    part: Part = field(compare=False)
+    functionals: list[Functional] | None = field(compare=False, default=None)
+
+
+def find_paths(worlds: Sequence[World], expansions: int, least: float = 0.0) -> Found:
+    """Split the largest parts `expansions` times, or until none of at least `least` of |total| is left to split."""
+    total = Part(Path(()), np.concatenate([_value(w.model, w.start, w.model.end) for w in worlds]))
+    bar = least * abs(total.share)
+    queue = [_Entry((-np.inf, ""), total, [w.start for w in worlds])]
+    parts: list[Part] = []
+    frontier: list[Part] = []
+    done = 0
+    while queue and done < expansions:
+        entry = heapq.heappop(queue)
+        functionals = entry.functionals or [functional(w, entry.part.path) for w in worlds]
+        done += 1
+        for child in split(worlds, functionals, entry.part.path):
+            parts.append(child)
+            if child.complete or abs(child.share) < bar:
+                frontier.append(child)
+            else:
+                heapq.heappush(queue, _Entry((-abs(child.share), str(child.path)), child))
+    return Found(total, tuple(parts), (*frontier, *(e.part for e in queue)), done)
+
+
+def functional(world: World, path: Path) -> Functional:
+    """The functional of a path on the state that its first component reads (for ``embed``, on state 0)."""
+    F, state = world.start, world.model.end
+    for step in reversed(path.steps):
+        F, state = through(world, F, state, step)
+    return F
+
+
+def through(world: World, F: Functional, state: int, step: Step) -> tuple[Functional, int]:
+    """A functional on a state as one on the state that an earlier component reads, through that component alone."""
+    model = world.model
+    target = 0 if step.kind == "embed" else component(model, step).writes
+    for s in range(state, target, -1):
+        F = model.before(F, s)
+    mask = world.mask(step.slot)[..., None]
+    if step.kind == "embed":
+        return F * mask, 0
+    c = component(model, step)
+    G = model.out(model.before(F, target), c)
+    if c.mlp:
+        return model.read(model.through_mlp(G, c) * mask, c), c.reads
+    pulled = model.heads(G, c).of(step.kind)[:, :, step.head]
+    W = model.head_weight(c, step.kind)[step.head or 0]
+    return model.read((pulled * mask) @ W.T, c), c.reads
+
+
+def component(model: Linearised, step: Step) -> Component:
+    """The sublayer that a step goes through."""
+    return next(c for c in model.components if c.layer == step.layer and c.sub.name == step.sublayer)
+
+
+def split(worlds: Sequence[World], functionals: Sequence[Functional], path: Path) -> Iterator[Part]:
+    """Everything that feeds the first component of a path, one part per component, edge and slot; zeros left out."""
+    shares: dict[Step, list[np.ndarray]] = {}
+    sizes = [len(w.names) for w in worlds]
+    for i, (world, F) in enumerate(zip(worlds, functionals, strict=True)):
+        state = component(world.model, path.steps[0]).reads if path.steps else world.model.end
+        for step, values in _feeding(world, F, state):
+            shares.setdefault(step, [np.zeros(n) for n in sizes])[i] = values
+    for step, values in shares.items():
+        yield Part(path.before(step), np.concatenate(values))
+
+
+def _feeding(world: World, F: Functional, state: int) -> Iterator[tuple[Step, np.ndarray]]:
+    model = world.model
+    for s in range(state, 0, -1):
+        F = model.before(F, s)
+        for c in model.components:
+            if c.writes == s:
+                yield from _through_component(world, model.out(F, c), c)
+    yield from _by_slot(world, np.sum(F * model.change("resid_in"), axis=-1), Step("embed"))
+
+
+def _through_component(world: World, G: Functional, c: Component) -> Iterator[tuple[Step, np.ndarray]]:
+    model = world.model
+    if c.mlp:
+        values = np.sum(model.through_mlp(G, c) * model.change(c.hook("mlp_normed")), axis=-1)
+        yield from _by_slot(world, values, Step("mlp", c.layer))
+        return
+    pulled = model.heads(G, c)
+    for kind in ("v", "q", "k"):
+        values = head_shares(model, pulled, c, kind)
+        for head in range(values.shape[2]):
+            yield from _by_slot(world, values[:, :, head], Step(kind, c.layer, head))
+
+
+def head_shares(
+    model: Linearised, pulled: HeadPull, c: Component, kind: str
+) -> Float[np.ndarray, "batch position head"]:
+    """What each head's values, queries or keys bring at each position where they are read."""
+    attn = c.attn
+    assert attn is not None
+    change = model.change(c.hook(kind))
+    change = change if kind == "q" else change[:, :, [attn.kv_of(h) for h in range(attn.n_heads)]]
+    return np.sum(pulled.of(kind) * change, axis=-1)
+
+
+def _by_slot(
+    world: World, values: Float[np.ndarray, "batch position"], step: Step
+) -> Iterator[tuple[Step, Float[np.ndarray, " batch"]]]:
+    """Values of positions summed by the name of their slot; slots where nothing happens are left out."""
+    for slot in dict.fromkeys(name for row in world.names for name in row):
+        share = np.sum(values * world.mask(slot), axis=1)
+        if share.any():
+            yield Step(step.kind, step.layer, step.head, step.dyad, slot), share
+
+
+def _value(model: Linearised, F: Functional, state: int) -> Float[np.ndarray, " batch"]:
+    """A functional on the last state, of its change."""
+    hook = f"L{model.spec.n_layers - 1}.resid_post" if state else "resid_in"
+    return np.sum(F * model.change(hook), axis=(1, 2))

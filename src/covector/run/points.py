@@ -1,0 +1,18 @@
+"""Runs of the reference decoder as the working points that a linearised model is made from."""
+
+import numpy as np
+import torch
+
+from covector.axes import Int
+from covector.propagation.linearised import CAPTURED
+from covector.run.decoder import Decoder
+from covector.run.hooks import hook_names
+
+
+def captured(decoder: Decoder, tokens: Int[np.ndarray, "batch position"]) -> dict[str, np.ndarray]:
+    """Every activation that stand-ins are made from, and the outputs, by hook; float64 where the decoder is."""
+    named = [n for n in hook_names(decoder.spec) if n.rpartition(".")[2] in CAPTURED]
+    with torch.no_grad():
+        run = decoder.run(torch.from_numpy(np.ascontiguousarray(tokens)), capture=named)
+    cache = {name: value.numpy() for name, value in run.cache.items()}
+    return cache | {f"out.{name}": value.numpy() for name, value in run.outputs.items()}

@@ -1,0 +1,228 @@
+"""Prompts as a model runs them: pairs of equal length with named slots, from a template and names or from JSONL.
+
+A pair is two prompts that differ in what a task turns on (`clean`, `corrupt`). A *slot* is a position with a name: the
+last token of what was filled in, ``NAME+1`` after it, ``end`` the last token. Pairs of one length run as a batch.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from covector.axes import Int
+from covector.errors import BadRequest
+from covector.model.opened import Model
+
+_SLOT = re.compile(r"\[([A-Za-z_]\w*)\]")
+_SHIFT = re.compile(r"(.+?)([+-]\d+)?")
+# Tokens that stand in front of a text, in the order in which vocabularies are searched for one.
+STARTS = ("<|endoftext|>", "<s>", "<bos>", "<|begin_of_text|>", "[CLS]", "</s>")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two prompts of one length. ``slots`` are positions by name, ``end`` included; ``names`` what was filled in."""
+
+    clean: tuple[int, ...]
+    corrupt: tuple[int, ...]
+    slots: Mapping[str, int]
+    texts: tuple[str, str]
+    names: tuple[str, str] = ("", "")
+    label: str = ""
+
+    def __len__(self) -> int:
+        """Tokens of each prompt."""
+        return len(self.clean)
+
+    def position(self, slot: str) -> int:
+        """The position that ``NAME``, ``NAME+1``, ``end``, ``end-2`` or a number means; BadRequest for another."""
+        found = _SHIFT.fullmatch(slot)
+        base, shift = (found[1], int(found[2] or 0)) if found else (slot, 0)
+        if base.isdecimal():
+            at = int(base) + shift
+        elif base in self.slots:
+            at = self.slots[base] + shift
+        else:
+            raise BadRequest(f"expected a slot among {', '.join(self.slots)} or a number, got '{slot}'")
+        if not 0 <= at < len(self):
+            raise BadRequest(f"slot {slot} is position {at} of a prompt of {len(self)} tokens; choose one inside it")
+        return at
+
+    def slot_of(self, position: int) -> str:
+        """The name of a position: the nearest slot at or before it, with its distance (``NAME+2``)."""
+        if position == self.slots["end"]:
+            return "end"
+        before = [(at, name) for name, at in self.slots.items() if at <= position and name != "end"]
+        if not before:
+            return str(position)
+        at, name = max(before)
+        return name if at == position else f"{name}+{position - at}"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pairs of equal length as arrays [batch, position]."""
+
+    pairs: tuple[Pair, ...]
+    clean: Int[np.ndarray, "batch position"]
+    corrupt: Int[np.ndarray, "batch position"]
+
+    def at(self, slot: str) -> Int[np.ndarray, " batch"]:
+        """Each prompt's position of a slot."""
+        return np.array([pair.position(slot) for pair in self.pairs])
+
+
+def batches(pairs: Sequence[Pair], size: int = 32) -> Iterator[Batch]:
+    """Pairs grouped by length, in order of first appearance, at most `size` together."""
+    by_length: dict[int, list[Pair]] = {}
+    for pair in pairs:
+        by_length.setdefault(len(pair), []).append(pair)
+    for group in by_length.values():
+        for first in range(0, len(group), size):
+            some = tuple(group[first : first + size])
+            yield Batch(some, np.array([p.clean for p in some]), np.array([p.corrupt for p in some]))
+
+
+def fill_template(
+    model: Model,
+    templates: str | Sequence[str],
+    fills: Mapping[str, tuple[Sequence[str], Sequence[str]]],
+    bos: str = "auto",
+) -> list[Pair]:
+    """Pairs from templates with slots, ``So, [NAME] really is``; entry i of both lists of a slot make pair i.
+
+    Template-major order. `bos`: ``auto`` puts the vocabulary's start token in front where its tokenizer does or it is
+    known, ``yes`` insists, ``no`` leaves it out. Raises BadRequest for a slot without names, lists of different
+    lengths, or two names that are split into different numbers of tokens (both are named).
+    """
+    pairs = []
+    for template in (templates,) if isinstance(templates, str) else templates:
+        wanted = _SLOT.findall(template)
+        missing = [name for name in wanted if name not in fills]
+        if missing or not wanted:
+            told = f"no names for [{missing[0]}]" if missing else "no slot in it"
+            raise BadRequest(
+                f"template '{template}': expected slots such as [NAME] with --fill NAME=a.txt:b.txt, got {told}"
+            )
+        lengths = {name: tuple(map(len, fills[name])) for name in wanted}
+        if len({n for both in lengths.values() for n in both}) != 1:
+            raise BadRequest(
+                f"expected as many names on both sides of every slot, got {lengths}; pair i uses line i of each"
+            )
+        for i in range(len(fills[wanted[0]][0])):
+            sides = [{name: fills[name][side][i] for name in wanted} for side in (0, 1)]
+            pairs.append(_filled(model, template, sides, bos))
+    return pairs
+
+
+def single(model: Model, text: str, bos: str = "auto") -> Pair:
+    """One prompt, beside itself: for questions that compare nothing."""
+    ids = tuple(start_ids(model, bos) + _encode(model, text))
+    return Pair(ids, ids, {"end": len(ids) - 1}, (text, text))
+
+
+def read_pairs(model: Model, path: Path, bos: str = "auto") -> list[Pair]:
+    """Pairs of a JSONL file, one object a line: ``clean``, ``corrupt``, ``slots`` (name → text or token), ``label``.
+
+    A slot's value is a position, or a text: its last token's position, which must be the same in both prompts.
+    Raises BadRequest, with the line, for anything that does not fit.
+    """
+    try:
+        lines = path.expanduser().read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadRequest(f"expected a UTF-8 JSONL file of prompts at '{path}', got: {error}; check the path") from error
+    pairs = [_from_line(model, line, f"{path}, line {i}", bos) for i, line in enumerate(lines, 1) if line.strip()]
+    if not pairs:
+        raise BadRequest(f"{path}: expected prompts, one JSON object a line, got none")
+    return pairs
+
+
+def read_names(path: Path) -> list[str]:
+    """Names of a text file, one a line, blank lines left out. Raises BadRequest."""
+    try:
+        found = [line.strip() for line in path.expanduser().read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadRequest(f"expected names, one a line, in '{path}', got: {error}; check the path") from error
+    return [name for name in found if name]
+
+
+def start_ids(model: Model, bos: str) -> list[int]:
+    """The start token as a list of one id, or of none; see `fill_template`. Raises BadRequest."""
+    if bos not in ("auto", "yes", "no"):
+        raise BadRequest(f"--bos: expected auto, yes or no, got '{bos}'")
+    labels = model.labels.get("token", ())
+    found = next((labels.index(t) for t in STARTS if t in labels), None)
+    if bos == "yes" and found is None:
+        raise BadRequest(f"--bos yes: {model.name} has no start token that is known; use --bos no")
+    return [found] if found is not None and bos != "no" else []
+
+
+def _encode(model: Model, text: str) -> list[int]:
+    if model.vocabulary is None:
+        raise BadRequest(f"{model.name} has no tokenizer: expected a model that can read prompts")
+    return model.vocabulary.encode(text)
+
+
+def _filled(model: Model, template: str, sides: Sequence[Mapping[str, str]], bos: str) -> Pair:
+    texts, ids, slots = [], [], []
+    for names in sides:
+        text, places = _placed(template, names)
+        ids.append(start_ids(model, bos) + _encode(model, text))
+        texts.append(text)
+        slots.append({name: _last_token(model, text[:end], bos) for name, end in places.items()})
+    if len(ids[0]) != len(ids[1]) or slots[0] != slots[1]:
+        told = " and ".join(f"'{t}' ({len(i)} tokens)" for t, i in zip(texts, ids, strict=True))
+        raise BadRequest(
+            f"expected two prompts of equal length with slots at the same tokens, got {told}; choose other names"
+        )
+    names = tuple(" ".join(side.values()) for side in sides)
+    return Pair(
+        tuple(ids[0]), tuple(ids[1]), slots[0] | {"end": len(ids[0]) - 1}, (texts[0], texts[1]), (names[0], names[1])
+    )
+
+
+def _placed(template: str, names: Mapping[str, str]) -> tuple[str, dict[str, int]]:
+    """The text, and where what was filled in ends (the first time that a slot stands there)."""
+    text, at, places = "", 0, dict[str, int]()
+    for found in _SLOT.finditer(template):
+        text += template[at : found.start()] + names[found[1]]
+        places.setdefault(found[1], len(text))
+        at = found.end()
+    return text + template[at:], places
+
+
+def _last_token(model: Model, text: str, bos: str) -> int:
+    """Position of the last token of a beginning of a text."""
+    return len(start_ids(model, bos)) + len(_encode(model, text)) - 1
+
+
+def _from_line(model: Model, line: str, where: str, bos: str) -> Pair:
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        raise BadRequest(f"{where}: expected a JSON object, got: {error}") from error
+    if not isinstance(value, dict) or not isinstance(value.get("clean"), str):
+        raise BadRequest(
+            f"{where}: expected an object with 'clean' (a text), and 'corrupt', 'slots', 'label' if wanted"
+        )
+    texts = (value["clean"], value.get("corrupt", value["clean"]))
+    ids = [start_ids(model, bos) + _encode(model, text) for text in texts]
+    if len(ids[0]) != len(ids[1]):
+        raise BadRequest(f"{where}: expected prompts of equal length, got {len(ids[0])} and {len(ids[1])} tokens")
+    slots = {name: _slot(model, at, ids, texts, where, bos) for name, at in dict(value.get("slots", {})).items()}
+    label = str(value.get("label", ""))
+    return Pair(tuple(ids[0]), tuple(ids[1]), slots | {"end": len(ids[0]) - 1}, texts, ("", ""), label)
+
+
+def _slot(model: Model, at: object, ids: Sequence[Sequence[int]], texts: Iterable[str], where: str, bos: str) -> int:
+    if isinstance(at, int) and not isinstance(at, bool):
+        return at if at >= 0 else len(ids[0]) + at
+    found = {_last_token(model, text[: text.index(str(at)) + len(str(at))], bos) for text in texts if str(at) in text}
+    if len(found) != 1:
+        raise BadRequest(
+            f"{where}: expected slot text {at!r} once at the same token of both prompts, found {len(found)} places"
+        )
+    return found.pop()
