@@ -42,7 +42,7 @@ def runs_of(weights: Weights, seeds: tuple[int, ...] = (1, 2)) -> list[dict[str,
     for seed in seeds:
         run = Decoder(weights).run(random_inputs(spec, length=length, batch=2, seed=seed), capture=hook_names(spec))
         outputs = {f"out.{name}": value for name, value in run.outputs.items()}
-        made.append({name: value.detach().numpy() for name, value in (run.cache | outputs).items()})
+        made.append({name: value.detach().numpy() for name, value in {**run.cache, **outputs}.items()})
     return made
 
 
@@ -95,7 +95,7 @@ def test_the_secant_between_near_inputs_is_the_gradient() -> None:
     secant = Linearised(weights, (near, run), Policies.all("secant"))
     exact = Linearised(weights, (run,), Policies.all("exact"))
     a, b = (m.adjoint(m.start(n, output, at))[0] for m in (secant, exact))
-    # Differences of order 1e-6 of numbers of order one leave 1e-10; the two maps differ by the second derivative times it.
+    # The two maps differ by second derivatives times the step; rounding of differences of order 1e-6 leaves 1e-10.
     np.testing.assert_allclose(a, b, atol=2e-5 * np.abs(b).max())
 
 

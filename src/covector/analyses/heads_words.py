@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from covector.analyses.head_grid import head_grid
 from covector.model.address import Site
 from covector.model.circuits import cautions
 from covector.model.opened import Model
@@ -89,17 +90,6 @@ def _short(value: float) -> str:
 def picture(table: Table) -> Grid:
     """Layers × heads, coloured by η of the full circuit where there is one, else by η of OV."""
     name = "eta_full" if "eta_full" in table else "eta"
-    places = [tuple(map(int, head[1:].split("H"))) for head in table["head"]]
-    layers, across = sorted({p[0] for p in places}), sorted({p[1] for p in places})
-    values = np.full((len(layers), len(across)), np.nan)
-    for value, (layer, head) in zip(table[name], places, strict=True):
-        values[layers.index(layer), across.index(head)] = value
-    return Grid(
-        values=values,
-        row_labels=[f"L{layer}" for layer in layers],
-        column_labels=[f"H{head}" for head in across],
-        value_name="η of the full circuit" if name == "eta_full" else "η of OV",
-        chance=float(np.max(table[f"{name}_level"])),
-        row_name="layer",
-        column_name="head",
-    )
+    told = "η of the full circuit" if name == "eta_full" else "η of OV"
+    level = float(np.max(table[f"{name}_level"]))
+    return head_grid(list(table["head"]), np.asarray(table[name]), value_name=told, chance=level)

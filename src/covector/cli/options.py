@@ -27,3 +27,18 @@ Layout = Annotated[
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="Refuse configuration keys that no adapter knows.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no sentences: the result only.")]
+
+# Prompts.
+Template = Annotated[
+    list[str] | None,
+    typer.Option("--template", help='Prompt with slots: "So, [NAME] really is" (repeatable); fill them with --fill.'),
+]
+Fill = Annotated[
+    list[str] | None,
+    typer.Option("--fill", help="NAME=clean.txt:corrupt.txt, one name a line; or NAME=Mary,Lisa:John,Mark."),
+]
+Prompts = Annotated[
+    Path | None, typer.Option("--prompts", metavar="FILE", help="JSONL: clean, corrupt, slots, label on each line.")
+]
+Bos = Annotated[str, typer.Option("--bos", help="Start token in front of prompts: auto, yes, no.")]
+At = Annotated[str, typer.Option("--at", help="Where the output is read: a slot (end, NAME+1) or a position.")]

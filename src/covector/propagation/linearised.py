@@ -125,7 +125,8 @@ class Linearised:
 
     def change(self, hook: str) -> np.ndarray:
         """What passed a hook in the first run, less what passed in the second; the first alone where there is one."""
-        return self.runs[0][hook] - self.runs[1][hook] if len(self.runs) > 1 else self.runs[0][hook]
+        values = [run[hook] for run in self.runs]
+        return values[0] - values[1] if len(values) > 1 else values[0]
 
     def norm(self, v: np.ndarray, norm: Norm | None, name: str, points: Points) -> np.ndarray:
         """A functional on a norm's output as one on its input."""
@@ -145,6 +146,13 @@ class Linearised:
         G[batch, at] = self._read_out(np.broadcast_to(rows, (len(batch), rows.shape[1])), out, read)
         last = f"L{self.spec.n_layers - 1}.resid_post" if self.spec.n_layers else "resid_in"
         return self.norm(G, self.spec.final_norm, "final_norm", self.at(self.policies.norms, last))
+
+    def unread(self, rows: Float[np.ndarray, "1 n"], output: str) -> tuple[Functional, Functional]:
+        """Without runs: the functional on the final stream, and on the last state, at one position."""
+        out = self.spec.output(output)
+        assert out is not None, output
+        G = self._read_out(rows, out, [])[:, None]
+        return G, self.norm(G, self.spec.final_norm, "final_norm", ())
 
     def _read_out(self, rows: np.ndarray, out: Output, read: list[np.ndarray]) -> np.ndarray:
         """Weights on an output's labels as functionals on the final stream at the positions read."""
@@ -246,7 +254,8 @@ class Linearised:
         attn, at, policy = c.attn, f"L{c.layer}.", self.policies.attention
         assert attn is not None
         group = [attn.kv_of(h) for h in range(attn.n_heads)]
-        A = middle(policy, self.at(policy, at + "pattern"))
+        # Without runs there is no pattern: the head attends fully to one place.
+        A = middle(policy, self.at(policy, at + "pattern")) if self.runs else np.ones((1, attn.n_heads, 1, 1))
         Gv = np.einsum("bhts,bthk->bshk", A, Gz, optimize=True)
         if policy in ("frozen", "ignore"):
             return HeadPull(Gv, np.zeros_like(Gz), np.zeros_like(Gz))
@@ -287,6 +296,10 @@ class Linearised:
         """A functional on values, queries or keys of all heads, as one on the normed input, heads summed."""
         W = self.head_weight(c, kind)
         return np.einsum("bthk,hdk->btd", F, W, optimize=True)
+
+    def through_each_head(self, G: Functional, c: Component) -> Float[np.ndarray, "batch head position d_model"]:
+        """A functional on an attention's output as one on the normed input of each head, per unit of attention."""
+        return np.einsum("bthk,hdk->bhtd", self.on_z(G, c), self.head_weight(c, "v"), optimize=True)
 
     def head_weight(self, c: Component, kind: str) -> Float[np.ndarray, "head d_model d_head"]:
         """W_V, W_Q or W_K per query head."""

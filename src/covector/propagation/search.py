@@ -16,6 +16,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from covector.axes import Float
+from covector.errors import BadSite
+from covector.linalg.svd import svd
+from covector.model.address import Site
+from covector.model.circuits import map_at
 from covector.propagation.anatomy import Component
 from covector.propagation.linearised import Functional, HeadPull, Linearised
 from covector.study.path import Path, Step
@@ -125,11 +129,32 @@ def through(world: World, F: Functional, state: int, step: Step) -> tuple[Functi
         return F * mask, 0
     c = component(model, step)
     G = model.out(model.before(F, target), c)
+    return model.read(normed_functional(model, G, step) * mask, c), c.reads
+
+
+def normed_functional(model: Linearised, G: Functional, step: Step) -> Functional:
+    """A functional on a component's output as one on its normed input, through this step's edge (and dyad) alone.
+
+    A head's edge reads inside the span of the read directions of its map, so its part through dyad i is its projection
+    on direction i, and the parts of all dyads sum to it, rotary turns included.
+    """
+    c = component(model, step)
     if c.mlp:
-        return model.read(model.through_mlp(G, c) * mask, c), c.reads
+        return model.through_mlp(G, c)
     pulled = model.heads(G, c).of(step.kind)[:, :, step.head]
-    W = model.head_weight(c, step.kind)[step.head or 0]
-    return model.read((pulled * mask) @ W.T, c), c.reads
+    F = pulled @ model.head_weight(c, step.kind)[step.head or 0].T
+    if step.dyad is None:
+        return F
+    reads = read_directions(model, step)
+    if step.dyad >= len(reads):
+        raise BadSite(f"{step}: this map has {len(reads)} dyads (from 0)")
+    return (F @ reads[step.dyad])[..., None] * reads[step.dyad]
+
+
+def read_directions(model: Linearised, step: Step) -> Float[np.ndarray, "r d_model"]:
+    """What the dyads of a head's OV (v), or of its QK (query side q, key side k), read behind the norm; unit rows."""
+    found = svd(map_at(model.weights, Site(step.layer, step.head, "ov" if step.kind == "v" else "qk")))
+    return found.Vh if step.kind == "k" else found.U.T
 
 
 def component(model: Linearised, step: Step) -> Component:

@@ -118,6 +118,24 @@ def fill_template(
     return pairs
 
 
+def parse_fill(given: Sequence[str]) -> dict[str, tuple[list[str], list[str]]]:
+    """Names per slot from ``NAME=clean.txt:corrupt.txt`` or ``NAME=Mary,Lisa:John,Mark``; BadRequest for others."""
+    found = {}
+    for text in given:
+        name, equals, sides = text.partition("=")
+        clean, colon, corrupt = sides.partition(":")
+        if not (name and equals and clean and colon and corrupt):
+            raise BadRequest(f"--fill: expected NAME=clean.txt:corrupt.txt (or names with commas), got '{text}'")
+        found[name.strip("[] ")] = (_names(clean), _names(corrupt))
+    return found
+
+
+def _names(text: str) -> list[str]:
+    if Path(text).suffix == ".txt" or Path(text).expanduser().exists():
+        return read_names(Path(text))
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def single(model: Model, text: str, bos: str = "auto") -> Pair:
     """One prompt, beside itself: for questions that compare nothing."""
     ids = tuple(start_ids(model, bos) + _encode(model, text))

@@ -109,8 +109,8 @@ class Observable:
         if self.balanced or not self.softmax:
             return ""
         return (
-            f"the weights of {self.words} sum to {self.total:g}: softmax ignores a common shift of all logits, so part of "
-            "this number means nothing; --centred takes that part away"
+            f"the weights of {self.words} sum to {self.total:g}: softmax ignores a common shift of all logits, so part "
+            "of this number means nothing; --centred takes that part away"
         )
 
     def centred(self) -> "Observable":

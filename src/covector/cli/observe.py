@@ -1,0 +1,182 @@
+"""`covector observe …`: which heads and paths decide a task, from weights alone and between prompts."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from covector.cli.options import (
+    At,
+    Bos,
+    Device,
+    Dtype,
+    Fill,
+    FrameName,
+    Json,
+    Layout,
+    ModelRef,
+    Out,
+    Plot,
+    Prompts,
+    Quiet,
+    Seed,
+    Strict,
+    Template,
+)
+from covector.errors import BadRequest
+
+observe = typer.Typer(
+    help="Which heads, paths and directions decide a task: a weighted list of tokens or actions.", no_args_is_help=True
+)
+Task = Annotated[
+    str, typer.Argument(help="Weighted labels: \"' she' - ' he'\", \"0.5*' nurse' - ' doctor'\", @file.json.")
+]
+Centred = Annotated[
+    bool, typer.Option("--centred", help="Take off the mean weight, so that a common shift is not seen.")
+]
+Output = Annotated[str | None, typer.Option("--output", help="Which output's labels: token, action … (the first).")]
+
+
+@observe.command("norms")
+def norms(
+    model: ModelRef,
+    task: Task,
+    centred: Centred = False,
+    output: Output = None,
+    draws: Annotated[
+        int,
+        typer.Option("--draws", help="Random directions, and as many observables of random labels, behind every p."),
+    ] = 1000,
+    frame: FrameName = "raw",
+    layout: Layout = None,
+    seed: Seed = 0,
+    json: Json = False,
+    out: Out = None,
+    plot: Plot = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float64",
+    strict: Strict = False,
+    quiet: Quiet = False,
+) -> None:
+    """Which heads could matter: the length of the task's feature at every head's input. No data at all."""
+    from covector.analyses.head_norms import head_norms
+    from covector.cli.output import emit
+    from covector.cli.run_options import check_run_options
+    from covector.workbench import open as open_model
+
+    start = time.perf_counter()
+    check_run_options(device, dtype)
+    opened = open_model(model, layout, frame=frame, strict=strict)
+    table = head_norms(opened, _observable(task, opened, output, centred), draws=draws, seed=seed)
+    emit(table, as_json=json, out=out, plot=plot, quiet=quiet, seconds=time.perf_counter() - start)
+
+
+def _observable(task: str, model, output: str | None, centred: bool):
+    from covector.study.observable import Observable
+
+    found = Observable.parse(task, model, output)
+    return found.centred() if centred else found
+
+
+@observe.command("couple")
+def couple(
+    model: ModelRef,
+    first: Task,
+    second: Task,
+    centred: Centred = False,
+    output: Output = None,
+    frame: FrameName = "raw",
+    layout: Layout = None,
+    json: Json = False,
+    out: Out = None,
+    plot: Plot = None,
+    strict: Strict = False,
+    quiet: Quiet = False,
+) -> None:
+    """Are two tasks using the same features? Coupling coefficients of both features at every head, without data."""
+    from covector.analyses.couple import couple as compare
+    from covector.cli.output import emit
+    from covector.workbench import open as open_model
+
+    start = time.perf_counter()
+    opened = open_model(model, layout, frame=frame, strict=strict)
+    table = compare(opened, *(_observable(task, opened, output, centred) for task in (first, second)))
+    emit(table, as_json=json, out=out, plot=plot, quiet=quiet, seconds=time.perf_counter() - start)
+
+
+@observe.command("align")
+def align(
+    model: ModelRef,
+    task: Task,
+    head: Annotated[str, typer.Argument(help="The head: L9H7.")],
+    top: Annotated[int, typer.Option("--top", help="Dyads on the screen, largest |cos| first; files have all.")] = 10,
+    centred: Centred = False,
+    output: Output = None,
+    frame: FrameName = "raw",
+    layout: Layout = None,
+    json: Json = False,
+    out: Out = None,
+    plot: Plot = None,
+    strict: Strict = False,
+    quiet: Quiet = False,
+) -> None:
+    """The task's feature in a head's singular basis: which dyads carry it."""
+    from covector.analyses.align import align as measure
+    from covector.cli.output import emit, write
+    from covector.workbench import open as open_model
+
+    start = time.perf_counter()
+    opened = open_model(model, layout, frame=frame, strict=strict)
+    table = measure(opened, _observable(task, opened, output, centred), head)
+    write(table, out=out, plot=plot)
+    shown = table if json else table.head(top)
+    emit(shown, as_json=json, out=None, plot=None, quiet=quiet, seconds=time.perf_counter() - start)
+
+
+@observe.command("paths")
+def paths(
+    model: ModelRef,
+    task: Task,
+    template: Template = None,
+    fill: Fill = None,
+    prompts: Prompts = None,
+    bos: Bos = "auto",
+    at: At = "end",
+    top: Annotated[int, typer.Option("--top", help="Rows on the screen; files have all.")] = 25,
+    expand: Annotated[int, typer.Option("--expand", help="How many parts are split at most, largest first.")] = 100,
+    least: Annotated[float, typer.Option("--least", help="Parts below this share of the total are not split.")] = 0.005,
+    together: Annotated[bool, typer.Option("--together", help="Take all positions of a component together.")] = False,
+    centred: Centred = False,
+    output: Output = None,
+    layout: Layout = None,
+    json: Json = False,
+    out: Out = None,
+    plot: Plot = None,
+    strict: Strict = False,
+    quiet: Quiet = False,
+) -> None:
+    """Which paths carry the task between two kinds of prompts: typed paths with exact shares of the difference."""
+    from covector.analyses.paths import paths as find
+    from covector.cli.output import emit, write
+    from covector.workbench import open as open_model
+
+    start = time.perf_counter()
+    opened = open_model(model, layout, strict=strict)
+    pairs = _pairs(opened, template, fill, prompts, bos)
+    observable = _observable(task, opened, output, centred)
+    table = find(opened, observable, pairs, at=at, expansions=expand, least=least, by_slot=not together)
+    write(table, out=out, plot=plot)
+    shown = table if json else table.head(top)
+    emit(shown, as_json=json, out=None, plot=None, quiet=quiet, seconds=time.perf_counter() - start)
+
+
+def _pairs(model, template: list[str] | None, fill: list[str] | None, prompts: Path | None, bos: str):
+    """Pairs of prompts from the options that name them."""
+    from covector.run.prompts import fill_template, parse_fill, read_pairs
+
+    if (prompts is None) == (not template):
+        raise BadRequest("expected either --template with --fill, or --prompts FILE")
+    if prompts is not None:
+        return read_pairs(model, prompts, bos)
+    return fill_template(model, template or [], parse_fill(fill or []), bos)
