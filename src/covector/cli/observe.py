@@ -68,11 +68,12 @@ def norms(
     start = time.perf_counter()
     check_run_options(device, dtype)
     opened = open_model(model, layout, frame=frame, strict=strict)
-    table = head_norms(opened, _observable(task, opened, output, centred), draws=draws, seed=seed)
+    table = head_norms(opened, observable_of(task, opened, output, centred), draws=draws, seed=seed)
     emit(table, as_json=json, out=out, plot=plot, quiet=quiet, seconds=time.perf_counter() - start)
 
 
-def _observable(task: str, model, output: str | None, centred: bool):
+def observable_of(task: str, model, output: str | None, centred: bool):
+    """The observable that the options name."""
     from covector.study.observable import Observable
 
     found = Observable.parse(task, model, output)
@@ -101,7 +102,7 @@ def couple(
 
     start = time.perf_counter()
     opened = open_model(model, layout, frame=frame, strict=strict)
-    table = compare(opened, *(_observable(task, opened, output, centred) for task in (first, second)))
+    table = compare(opened, *(observable_of(task, opened, output, centred) for task in (first, second)))
     emit(table, as_json=json, out=out, plot=plot, quiet=quiet, seconds=time.perf_counter() - start)
 
 
@@ -128,7 +129,7 @@ def align(
 
     start = time.perf_counter()
     opened = open_model(model, layout, frame=frame, strict=strict)
-    table = measure(opened, _observable(task, opened, output, centred), head)
+    table = measure(opened, observable_of(task, opened, output, centred), head)
     write(table, out=out, plot=plot)
     shown = table if json else table.head(top)
     emit(shown, as_json=json, out=None, plot=None, quiet=quiet, seconds=time.perf_counter() - start)
@@ -163,15 +164,15 @@ def paths(
 
     start = time.perf_counter()
     opened = open_model(model, layout, strict=strict)
-    pairs = _pairs(opened, template, fill, prompts, bos)
-    observable = _observable(task, opened, output, centred)
+    pairs = pairs_of(opened, template, fill, prompts, bos)
+    observable = observable_of(task, opened, output, centred)
     table = find(opened, observable, pairs, at=at, expansions=expand, least=least, by_slot=not together)
     write(table, out=out, plot=plot)
     shown = table if json else table.head(top)
     emit(shown, as_json=json, out=None, plot=None, quiet=quiet, seconds=time.perf_counter() - start)
 
 
-def _pairs(model, template: list[str] | None, fill: list[str] | None, prompts: Path | None, bos: str):
+def pairs_of(model, template: list[str] | None, fill: list[str] | None, prompts: Path | None, bos: str):
     """Pairs of prompts from the options that name them."""
     from covector.run.prompts import fill_template, parse_fill, read_pairs
 

@@ -163,7 +163,7 @@ class Linearised:
             W, b = self.need(f"{lead}.transform.W"), self.part(f"{lead}.transform.b")
             pre = [r @ W if b is None else r @ W + b for r in x]
             x = [activation(out.transform)(a) for a in pre]
-        normed = [self._forward_norm(a, out.transform_norm, f"{lead}.norm") for a in x]
+        normed = [self.forward_norm(a, out.transform_norm, f"{lead}.norm") for a in x]
         rows = self._capped(rows, out, normed)
         v = out.scale * rows @ self.need(output_weight(out.name)).T
         v = self.norm(v, out.transform_norm, f"{lead}.norm", tuple(x)[: POINTS[self.policies.norms]])
@@ -188,7 +188,8 @@ class Linearised:
             rows = rows * slope(policy, points, lambda a: cap * np.tanh(a / cap), lambda a: 1 - np.tanh(a / cap) ** 2)
         return rows
 
-    def _forward_norm(self, x: np.ndarray, norm: Norm | None, name: str) -> np.ndarray:
+    def forward_norm(self, x: np.ndarray, norm: Norm | None, name: str) -> np.ndarray:
+        """Rows normalised as the model does it, gain and bias included; x itself without a norm."""
         if norm is None:
             return x
         x = x - x.mean(axis=-1, keepdims=True) if norm.kind == "layer" else x
@@ -259,14 +260,21 @@ class Linearised:
         Gv = np.einsum("bhts,bthk->bshk", A, Gz, optimize=True)
         if policy in ("frozen", "ignore"):
             return HeadPull(Gv, np.zeros_like(Gz), np.zeros_like(Gz))
-        v = middle(policy, self.at(policy, at + "v"))[:, :, group]
-        on_pattern = np.einsum("bthk,bshk->bhts", Gz, v, optimize=True)
+        on_pattern = self.on_pattern(Gz, c)
         on_scores = self.on_scores(on_pattern, c)
         q = middle(policy, self.at(policy, at + "q_turned"))
         k = middle(policy, self.at(policy, at + "k_turned"))[:, :, group]
         Gq = np.einsum("bhts,bshk->bthk", on_scores, k, optimize=True)
         Gk = np.einsum("bhts,bthk->bshk", on_scores, q, optimize=True)
         return HeadPull(Gv, self._unturned(Gq, c, "q", None), self._unturned(Gk, c, "k", group))
+
+    def on_pattern(self, Gz: OfHeads, c: Component) -> Float[np.ndarray, "batch head position position"]:
+        """A functional on z as one on the attention weights, values held."""
+        attn, policy = c.attn, self.policies.attention
+        assert attn is not None
+        group = [attn.kv_of(h) for h in range(attn.n_heads)]
+        v = middle(policy, self.at(policy, c.hook("v")))[:, :, group]
+        return np.einsum("bthk,bshk->bhts", Gz, v, optimize=True)
 
     def on_scores(self, g: Float[np.ndarray, "batch head position position"], c: Component) -> np.ndarray:
         """A functional on the pattern as one on q·k: through the softmax, the soft-cap and the scale."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from covector.errors import BadRequest, CheckpointMismatch, UnsupportedConfig
@@ -79,6 +79,8 @@ class Decoder:
         inputs: Inputs | None = None,
         *,
         resid_in: Float[Tensor, "batch position d_model"] | None = None,
+        first: int = 0,
+        at: Int[Tensor, " batch"] | None = None,
         positions: Tensor | None = None,
         mask: Tensor | None = None,
         capture: Iterable[str] = (),
@@ -88,22 +90,27 @@ class Decoder:
 
         `inputs`: token ids [batch, position], or a mapping from input names to ids [batch, time] or vectors
         [batch, time, n]; the inputs of an interleaved agent may stop inside the last timestep. `resid_in` starts from
-        an assembled stream instead. `positions` [batch, position] number the rows (from 0 by default); `mask`
-        [batch, position or timestep] is 0 on padding. `capture` names hook points (``*`` allowed), `intervene` maps
-        hook points to functions of the tensor.
+        an assembled stream instead, or from the one that enters block `first`. `at` is one position per row: outputs
+        and the final stream are computed there alone [batch, 1, …]. `positions` [batch, position] number the rows
+        (from 0 by default); `mask` [batch, position or timestep] is 0 on padding. `capture` names hook points (``*``
+        allowed), `intervene` maps hook points to functions of the tensor.
 
         Differentiable in whatever floating input requires it. Raises BadRequest for inputs that do not fit.
         """
-        at = tap(self.hooks, capture, intervene)
+        here = tap(self.hooks, capture, intervene)
+        if first and resid_in is None:
+            raise BadRequest(f"run: expected resid_in, the stream that enters block {first}, got inputs alone")
         positions = None if positions is None else torch.as_tensor(positions, device=self.device)
         stream = self._start(inputs, resid_in, positions)
-        stream = at("resid_in", stream)
+        stream = here("resid_in", stream) if first == 0 else stream
         places = self._places(stream, positions, mask)
-        for layer, block in enumerate(self.spec.blocks):
-            stream = self._block(stream, layer, block, places, at)
-        final = at("final_normed", self._normed(stream, self.spec.final_norm, "final_norm"))
-        outputs = {out.name: at(output_hook(out.name), self._output(final, out)) for out in self.spec.outputs}
-        return Run(outputs, final, at.cache)
+        for layer, block in list(enumerate(self.spec.blocks))[first:]:
+            stream = self._block(stream, layer, block, places, here)
+        if at is not None:
+            stream = stream[torch.arange(len(stream), device=self.device), at.to(self.device)][:, None]
+        final = here("final_normed", self._normed(stream, self.spec.final_norm, "final_norm"))
+        outputs = {out.name: here(output_hook(out.name), self._output(final, out)) for out in self.spec.outputs}
+        return Run(outputs, final, here.cache)
 
     def _start(self, inputs: Inputs | None, resid_in: Tensor | None, positions: Tensor | None) -> Tensor:
         if (inputs is None) == (resid_in is None):

@@ -11,7 +11,8 @@ from covector.run.hooks import hook_names
 
 def captured(decoder: Decoder, tokens: Int[np.ndarray, "batch position"]) -> dict[str, np.ndarray]:
     """Every activation that stand-ins are made from, and the outputs, by hook; float64 where the decoder is."""
-    named = [n for n in hook_names(decoder.spec) if n.rpartition(".")[2] in CAPTURED]
+    wanted = CAPTURED | {"resid_pre"}
+    named = [n for n in hook_names(decoder.spec) if n.rpartition(".")[2] in wanted]
     with torch.no_grad():
         run = decoder.run(torch.from_numpy(np.ascontiguousarray(tokens)), capture=named)
     cache = {name: value.numpy() for name, value in run.cache.items()}

@@ -1,0 +1,270 @@
+"""What happens when activations of one prompt are put into the run of another: measured, beside the first-order guess.
+
+Source: theory page §1.7, §4.5; identities OP-27, OP-28.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+
+from covector.analyses.head_grid import head_grid
+from covector.axes import Float
+from covector.errors import BadRequest
+from covector.linalg import chance
+from covector.model.opened import Model
+from covector.model.spec import ModelSpec
+from covector.propagation.linearised import Linearised, Policies
+from covector.render import Column, Grid, Table
+from covector.run.decoder import Decoder
+from covector.run.points import captured
+from covector.run.prompts import Batch, Pair, batches
+from covector.run.sweep import Place, sweep
+from covector.study.observable import Observable
+
+WHATS = ("heads", "resid", "attn", "mlp", "q", "k", "v", "pattern")
+SOURCES = ("corrupt", "zero", "mean", "resample")
+ROLES = {"heads": "z", "resid": "resid_pre", "attn": "attn_out", "mlp": "mlp_out"}
+LEVEL = 0.05
+
+
+def patch(
+    model: Model,
+    observable: Observable | str,
+    pairs: Sequence[Pair],
+    *,
+    what: str = "heads",
+    source: str = "corrupt",
+    at: str = "end",
+    slots: Sequence[str] = (),
+    dtype: str = "float64",
+    seed: int = 0,
+) -> Table:
+    """One row per place: how far the observable falls when the clean run gets its activations there from elsewhere.
+
+    `what`: heads (z), resid (the stream entering each block), attn, mlp (sublayer outputs), or q, k, v, pattern of each
+    head. `source`: the corrupt prompt, zero, the mean over all prompts of the batch at that position, or another clean
+    prompt (resample). `slots`: patch these positions alone, one row each (resid, attn, mlp: every slot by default;
+    heads: all positions together).
+    ``effect`` = clean − patched, mean over pairs, with a 95 % interval and the paired sign-flip p, q over places;
+    ``share`` of the whole clean − corrupt difference. ``first_order`` is the gradient at the clean run times the change
+    (attribution patching): typed ``fit``, since it saw both prompts.
+    Measured through the reference decoder; everything behind the place is computed again.
+    Raises BadRequest for unknown words, no pairs, or a model without such places.
+    """
+    if what not in WHATS or source not in SOURCES:
+        raise BadRequest(f"expected --what {', '.join(WHATS)} and --source {', '.join(SOURCES)}, got {what}, {source}")
+    if not pairs:
+        raise BadRequest("expected pairs of prompts, got none; give --template and --fill, or --prompts FILE")
+    observable = Observable.parse(observable, model) if isinstance(observable, str) else observable
+    by_slot = tuple(slots) or (every_slot(pairs) if what in ("resid", "attn", "mlp") else ())
+    places = places_of(model.spec, what, by_slot)
+    decoder = Decoder(model.weights, getattr(torch, dtype))
+    found, clean, corrupt, guessed = [], [], [], []
+    for batch in batches(pairs):
+        base, other = captured(decoder, batch.clean), captured(decoder, batch.corrupt)
+        positions, rows = batch.at(at), np.arange(len(batch.pairs))
+        clean.append(observable.of(base[f"out.{observable.output}"][rows, positions].astype(np.float64)))
+        corrupt.append(observable.of(other[f"out.{observable.output}"][rows, positions].astype(np.float64)))
+        new = _source(source, base, other, seed)
+        masks = {slot: mask_of(batch, slot) for slot in by_slot}
+        values = dict(sweep(decoder, base, new, places, masks, observable, positions))
+        found.append(np.stack([clean[-1] - values[place] for place in places]))
+        guessed.append(first_order(model, observable, base, new, places, masks, positions))
+    effects, guess = np.concatenate(found, axis=1), np.concatenate(guessed, axis=1)
+    whole = np.concatenate(clean) - np.concatenate(corrupt)
+    return _table(model, observable, places, effects, guess, whole, what, source, at, seed, len(pairs))
+
+
+def every_slot(pairs: Sequence[Pair]) -> tuple[str, ...]:
+    """Names of all positions, in the order in which they stand in the longest prompt first."""
+    longest = max(pairs, key=len)
+    names = [longest.slot_of(t) for t in range(len(longest))]
+    return tuple(dict.fromkeys([*names, *(p.slot_of(t) for p in pairs for t in range(len(p)))]))
+
+
+def mask_of(batch: Batch, slot: str) -> Float[np.ndarray, "batch position"]:
+    """1 where a position has this name."""
+    return np.array([[float(pair.slot_of(t) == slot) for t in range(len(pair))] for pair in batch.pairs])
+
+
+def places_of(spec: ModelSpec, what: str, slots: Sequence[str] = ()) -> list[Place]:
+    """Every place of a kind, layer by layer; one per slot where slots are given. BadRequest where there is none."""
+    role, found = ROLES.get(what, what), list[Place]()
+    for layer, block in enumerate(spec.blocks):
+        attn = block.attn
+        if role in ("z", "q", "pattern"):
+            heads: Sequence[int | None] = range(attn.n_heads) if attn else ()
+        elif role in ("k", "v"):
+            heads = range(attn.n_kv_heads) if attn else ()
+        else:
+            has = role == "resid_pre" or (block.mlp if role == "mlp_out" else attn) is not None
+            heads = (None,) if has else ()
+        found += [Place(layer, role, head, slot) for head in heads for slot in (slots or (None,))]
+    if not found:
+        raise BadRequest(f"this model has no {what} to patch")
+    return found
+
+
+def _source(
+    source: str, base: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray], seed: int
+) -> Mapping[str, np.ndarray]:
+    """Where the activations come from."""
+    if source == "corrupt":
+        return other
+    if source == "zero":
+        return {name: np.zeros_like(x) for name, x in base.items()}
+    if source == "mean":
+        both = {name: 0.5 * (x.mean(axis=0) + other[name].mean(axis=0)) for name, x in base.items()}
+        return {name: np.broadcast_to(both[name], x.shape).copy() for name, x in base.items()}
+    n = len(base["resid_in"])
+    if n < 2:
+        raise BadRequest("--source resample: expected at least two prompts of one length, got one; give more names")
+    turn = 1 + int(np.random.default_rng(seed).integers(n - 1))
+    return {name: np.roll(x, turn, axis=0) for name, x in base.items()}
+
+
+def first_order(
+    model: Model,
+    observable: Observable,
+    base: Mapping[str, np.ndarray],
+    new: Mapping[str, np.ndarray],
+    places: Sequence[Place],
+    masks: Mapping[str, Float[np.ndarray, "batch position"]],
+    at: np.ndarray,
+) -> Float[np.ndarray, "place batch"]:
+    """Gradient of the observable at the base run, times the change at each place, clean − patched (exact policy)."""
+    wide = {name: x.astype(np.float64) for name, x in base.items()}
+    linear = Linearised(model.weights, (wide,), Policies.all("exact"))
+    on_state = linear.adjoint(linear.start(observable.vector[None], observable.output, at))
+    gradients: dict[str, np.ndarray] = {}
+    for c in linear.components:
+        if c.hook("resid_pre") not in gradients:
+            gradients[c.hook("resid_pre")] = on_state[c.reads]
+        G = linear.out(linear.before(on_state[c.writes], c.writes), c)
+        gradients[c.hook(f"{c.sub.name}_out")] = G
+        if c.attn:
+            Gz = linear.on_z(G, c)
+            pulled = linear.of_z(Gz, c)
+            group = [c.attn.kv_of(h) for h in range(c.attn.n_heads)]
+            gradients |= {c.hook("z"): Gz, c.hook("q"): pulled.q, c.hook("pattern"): linear.on_pattern(Gz, c)}
+            gradients |= {c.hook(k): _by_group(pulled.of(k), group) for k in "kv"}
+    return np.stack([_change(gradients, base, new, p, masks) for p in places])
+
+
+def _by_group(x: np.ndarray, group: Sequence[int]) -> np.ndarray:
+    out = np.zeros((*x.shape[:2], max(group) + 1, x.shape[3]))
+    for head, kv in enumerate(group):
+        out[:, :, kv] += x[:, :, head]
+    return out
+
+
+def _change(
+    gradients: Mapping[str, np.ndarray],
+    base: Mapping[str, np.ndarray],
+    new: Mapping[str, np.ndarray],
+    place: Place,
+    masks: Mapping[str, np.ndarray],
+) -> Float[np.ndarray, " batch"]:
+    heads, positions = place.axes
+    values = gradients[place.hook] * (base[place.hook].astype(np.float64) - new[place.hook])
+    if heads is not None and place.head is not None:
+        values = np.take(values, [place.head], axis=heads)
+    if place.slot:
+        shape = [1] * values.ndim
+        shape[0], shape[positions] = masks[place.slot].shape
+        values = values * masks[place.slot].reshape(shape)
+    return values.reshape(len(values), -1).sum(axis=1)
+
+
+def _table(
+    model: Model,
+    observable: Observable,
+    places: Sequence[Place],
+    effects: Float[np.ndarray, "place n"],
+    guess: Float[np.ndarray, "place n"],
+    whole: Float[np.ndarray, " n"],
+    what: str,
+    source: str,
+    at: str,
+    seed: int,
+    pairs: int,
+) -> Table:
+    mean, n = effects.mean(axis=1), effects.shape[1]
+    error = effects.std(axis=1, ddof=1) / np.sqrt(n) if n > 1 else np.full(len(mean), np.nan)
+    p = sign_flips(effects, seed)
+    total = float(whole.mean())
+    names = [str(place) for place in places]
+    order = np.argsort(-np.abs(mean), kind="stable")
+    q = chance.bh(p)
+    columns = [
+        Column("place", names, about="what was replaced; @ at which positions"),
+        Column("effect", mean, "logits", 3, "clean − patched, mean over pairs"),
+        Column("low", mean - 1.96 * error, "logits", 3, "lower end of a 95 % interval over pairs"),
+        Column("high", mean + 1.96 * error, "logits", 3, "upper end"),
+        Column("share", mean / total if total else np.full(len(mean), np.nan), "", 3, "effect over clean − corrupt"),
+        Column("first_order", guess.mean(axis=1), "logits", 3, "gradient at the clean run times the change (fit)"),
+        Column("p", p, about="paired sign flips: the effect has no sign"),
+        Column("q", q, about="Benjamini–Hochberg over places"),
+    ]
+    slope, r2 = line(guess.mean(axis=1), mean)
+    best = int(order[0])
+    return Table(
+        columns=columns,
+        meta=model.meta | {"analysis": "patch", "observable": str(observable), "what": what, "source": source, "at": at,
+                           "pairs": pairs, "seed": seed, "kind": "measurement; first_order: fit", "total": total,
+                           "first_order": {"slope": slope, "r2": r2}, "null": "paired sign flips"},
+        title=f"{model.name} · {observable} · {what} from {source} · {pairs} pairs · clean − corrupt {total:.3f} · "
+        f"first order: slope {slope:.2f}, r² {r2:.2f}",
+        says=f"Replacing {names[best]} moves {observable} most, by {mean[best]:+.3f} of {total:.3f} logits; "
+        f"{int(np.sum(q < LEVEL))} of {len(names)} places have an effect beyond sign flips at a false-discovery rate "
+        f"of "
+        f"{LEVEL:.0%}.",
+        not_says="Effects of single places do not add up (observe paths gives shares that do), and say nothing of "
+        "prompts "
+        f"unlike these{_few(n)}{'; ' + observable.warning if observable.warning else ''}.",
+        next=f'covector observe norms {model.words} "{observable}"',
+        picture=_picture(places, mean),
+        key=("place",),
+    ).take(order)  # fmt: skip
+
+
+def _few(n: int) -> str:
+    """A caution where so few pairs leave no room for a small p."""
+    return f"; with {n} pairs no p is below {2.0 ** (1 - n):.2g}" if n <= 7 else ""
+
+
+def sign_flips(effects: Float[np.ndarray, "place n"], seed: int, draws: int = 2000) -> Float[np.ndarray, " place"]:
+    """Two-sided p of each mean under random signs of the pairs (all 2ⁿ of them where n ≤ 10); NaN for one pair."""
+    n = effects.shape[1]
+    if n < 2:
+        return np.full(len(effects), np.nan)
+    if n <= 10:
+        signs = 1.0 - 2.0 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
+        null = np.abs(signs @ effects.T)
+        return np.mean(null >= np.abs(effects.sum(axis=1)) * (1 - 1e-12), axis=0)
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], (draws, n))
+    null = np.abs(signs @ effects.T)
+    return (1 + np.sum(null >= np.abs(effects.sum(axis=1)) * (1 - 1e-12), axis=0)) / (1 + draws)
+
+
+def line(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> tuple[float, float]:
+    """Slope through the origin of y on x, and squared correlation; NaN where x does not vary."""
+    if not np.any(x) or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return float("nan"), float("nan")
+    return float(x @ y / (x @ x)), float(np.corrcoef(x, y)[0, 1] ** 2)
+
+
+def _picture(places: Sequence[Place], mean: Float[np.ndarray, " place"]) -> Callable[[Table], Grid] | None:
+    """Layers × heads, or layers × slots; None where both vary."""
+    if places[0].head is not None and places[0].slot is None:
+        names = [f"L{p.layer}H{p.head}" for p in places]
+        return lambda _: head_grid(names, mean, value_name="clean − patched", unit="logits")
+    if places[0].head is not None:
+        return None
+    layers, slots = sorted({p.layer for p in places}), list(dict.fromkeys(p.slot or "all" for p in places))
+    cells = np.full((len(layers), len(slots)), np.nan)
+    for place, value in zip(places, mean, strict=True):
+        cells[layers.index(place.layer), slots.index(place.slot or "all")] = value
+    return lambda _: Grid(cells, [f"L{i}" for i in layers], slots, value_name="clean − patched", unit="logits",
+                              row_name="layer", column_name="position")  # fmt: skip

@@ -1,0 +1,43 @@
+"""`covector attribute`: what the answer to a prompt is made of."""
+
+import time
+from typing import Annotated
+
+import typer
+
+from covector.cli.observe import Centred, Output, Task, observable_of
+from covector.cli.options import At, Bos, Json, Layout, ModelRef, Out, Plot, Quiet, Strict
+
+
+def attribute(
+    model: ModelRef,
+    task: Task,
+    prompt: Annotated[str, typer.Option("--prompt", help="The text to run.")],
+    by: Annotated[
+        str, typer.Option("--by", help="component, head (over source tokens), token (all held paths), lens.")
+    ] = "component",
+    top: Annotated[int, typer.Option("--top", help="Rows on the screen; files have all.")] = 25,
+    bos: Bos = "auto",
+    at: At = "end",
+    centred: Centred = False,
+    output: Output = None,
+    layout: Layout = None,
+    json: Json = False,
+    out: Out = None,
+    plot: Plot = None,
+    strict: Strict = False,
+    quiet: Quiet = False,
+) -> None:
+    """What each component, source token or input token brings to a task on one prompt; the parts add up."""
+    from covector.analyses.attribute import attribute as measure
+    from covector.cli.output import emit, write
+    from covector.run.prompts import single
+    from covector.workbench import open as open_model
+
+    start = time.perf_counter()
+    opened = open_model(model, layout, strict=strict)
+    observable = observable_of(task, opened, output, centred)
+    table = measure(opened, observable, single(opened, prompt, bos), by=by, at=at)
+    write(table, out=out, plot=plot)
+    shown = table if json else table.head(top)
+    emit(shown, as_json=json, out=None, plot=None, quiet=quiet, seconds=time.perf_counter() - start)
