@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,8 @@ def test_alone_it_lists_every_study_with_its_question(capsys: pytest.CaptureFixt
 def test_every_study_is_a_section_of_the_page_with_its_question_and_command() -> None:
     page = PAGE.read_text(encoding="utf-8")
     assert re.findall(r"^## ([a-z]+)$", page, re.MULTILINE) == [
-        "kinds", "sides", "basis", "poles", "index", "width", "ridge", "frames", "packing",
+        "kinds", "sides", "frequency", "basis", "activations", "dictionary", "poles", "index", "width", "size", "ridge",
+        "frames", "factorial", "packing",
     ]  # fmt: skip
     for study in studies().values():
         section = page.split(f"\n## {study.name}\n")[1].split("\n## ")[0]
@@ -66,11 +68,16 @@ def test_pictures_are_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["nothing", "a"], "expected a study (basis, "),
+        (["nothing", "a"], "expected a study (activations, "),
         (["kinds"], "expected one atlas folder, got 0"),
         (["kinds", "a", "b"], "expected one atlas folder, got 2"),
         (["width"], "expected atlas folders, got 0"),
         (["index", "missing"], "expected an atlas"),
+        (["size"], "expected atlas folders, got 0"),
+        (["dictionary", "a", "b"], "expected one atlas folder, got 2"),
+        (["activations", "a"], "expected --text FILE"),
+        (["kinds", "a", "--text", "b"], "expected no --text, it reads none"),
+        (["frequency", "a", "--text", "missing.txt"], "expected a UTF-8 text file at 'missing.txt'"),
     ],
 )
 def test_a_wrong_request_is_one_line_and_exit_code_2(
@@ -84,11 +91,39 @@ def test_a_wrong_request_is_one_line_and_exit_code_2(
 
 @pytest.mark.slow
 def test_the_commands_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a small atlas of the bundled model; width needs a second model and has its own tests."""
+    """On a small atlas of the bundled model; width and size need other models and have their own tests."""
     build_atlas("demo-lm", tmp_path / "demo.atlas", options=Options(rank=10, draws=300), workers=1)
     monkeypatch.chdir(tmp_path)
-    lines = re.findall(r"^covector study (?!width)[a-z]+ .*$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
-    assert len(lines) == 8
+    Path("stories.txt").write_text("the king had a red hat and the queen a blue one\n" * 40, encoding="utf-8")
+    lines = re.findall(r"^covector study (?!width|size)[a-z]+.*$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    if find_spec("sklearn") is None:
+        lines = [line for line in lines if "dictionary" not in line]
+    assert len(lines) >= 12
     for line in lines:
         assert run(shlex.split(line.split("#")[0])[1:]) == 0, line
     assert {p.name for p in (tmp_path / "frames").iterdir()} == {"folded", "gauge_fixed"}
+
+
+def test_a_text_is_counted_and_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = Options(("ov",), rank=2, draws=20, scores=False)
+    build_atlas("demo-lm", tmp_path / "demo.atlas", options=options, workers=1)
+    text = tmp_path / "text.txt"
+    text.write_text("the king had a red hat and the queen a blue one\n" * 40, encoding="utf-8")
+    for name, words in (("frequency", "a text of "), ("activations", " positions of a text")):
+        assert run(["study", name, str(tmp_path / "demo.atlas"), "--text", str(text), "--json"]) == 0
+        captured = capsys.readouterr()
+        found = json.loads(captured.out, parse_constant=pytest.fail)
+        assert words in json.dumps(found, ensure_ascii=False) or found["meta"]["positions"] > 300
+        assert found["meta"]["analysis"] == f"study_{name}"
+
+
+def test_sizes_are_counted_from_the_checkpoints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A tied table counts once: the toy has 12 · 16 of them, and one layer of two heads and an MLP."""
+    options = Options(("ov",), rank=2, draws=20, scores=False)
+    for name in ("toy", "demo-lm"):
+        build_atlas(name, tmp_path / name, options=options, workers=1)
+    assert run(["study", "size", str(tmp_path / "demo-lm"), str(tmp_path / "toy"), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)["rows"]
+    heads, mlp = 2 * 4 * 16 * 8, 2 * 16 * 24
+    assert rows[0]["parameters"] == 12 * 16 + heads + mlp
+    assert rows[1]["model"] == "demo-lm"

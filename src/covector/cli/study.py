@@ -7,15 +7,18 @@ from typing import Annotated
 import typer
 
 from covector.cli.options import Json, Out, Plot, Quiet, Seed
-from covector.errors import BadRequest
+from covector.errors import BadRequest, MissingExtra
 
 
 def study(
     name: Annotated[str | None, typer.Argument(help="Which study; without it all are listed.")] = None,
-    atlases: Annotated[list[Path] | None, typer.Argument(help="Atlas folders (width takes several).")] = None,
+    atlases: Annotated[list[Path] | None, typer.Argument(help="Atlas folders (width and size take several).")] = None,
     cache: Annotated[
         Path | None,
         typer.Option("--cache", metavar="DIR", help="Where frames keeps the atlases it builds (beside the atlas)."),
+    ] = None,
+    text: Annotated[
+        Path | None, typer.Option("--text", metavar="FILE", help="Plain text (activations, frequency), UTF-8.")
     ] = None,
     without_model: Annotated[
         bool, typer.Option("--without-model", help="From the atlas alone; what needs the checkpoint is left out.")
@@ -38,13 +41,10 @@ def study(
         table = listed()
     else:
         found, given = study_of(name), list(atlases or ())
-        if not given or (len(given) > 1 and found.needs != "atlases"):
-            wanted = "atlas folders" if found.needs == "atlases" else "one atlas folder"
-            raise BadRequest(
-                f"study {name}: expected {wanted}, got {len(given)}; covector atlas MODEL --out FOLDER builds one"
-            )
+        _check(name, found.needs, len(given), text is not None)
+        words = None if text is None else _read(text)
         options = {"seed": seed} if found.seeded else {}
-        table = found.function(*_given(found.needs, given, cache, without_model, quiet), **options)
+        table = found.function(*_given(found.needs, given, cache, words, without_model, quiet), **options)
     seconds = time.perf_counter() - start
     emit(table, as_json=json, out=out, plot=plot, quiet=quiet, seconds=seconds)
 
@@ -52,13 +52,14 @@ def study(
 def listed():
     """The studies with their questions, as a table."""
     from covector.analyses.studies import studies
+    from covector.analyses.studies.study import NEEDS
     from covector.render import Column, Table
 
     known = list(studies().values())
     return Table(
         columns=[
             Column("study", [s.name for s in known]),
-            Column("takes", [{"atlases": "atlases", "frames": "an atlas"}.get(s.needs, "an atlas") for s in known]),
+            Column("takes", [NEEDS[s.needs] for s in known]),
             Column("question", [s.question for s in known]),
         ],
         meta={"analysis": "studies"},
@@ -70,19 +71,83 @@ def listed():
 
 
 def _line(row: dict, width: int) -> str:
-    return f"{row['study']:<10} {row['question']}"[:width]
+    return f"{row['study']:<12} {row['question']}"[:width]
 
 
-def _given(needs: str, folders: list[Path], cache: Path | None, without_model: bool, quiet: bool) -> list:
+def _check(name: str, needs: str, folders: int, has_text: bool) -> None:
+    """Raise BadRequest unless a study gets as many atlases as it takes, and a text where it reads one."""
+    several = needs in ("atlases", "sizes")
+    if (not folders and needs != "toy") or (folders > 1 and not several):
+        wanted = "atlas folders" if several else "one atlas folder"
+        raise BadRequest(
+            f"study {name}: expected {wanted}, got {folders}; covector atlas MODEL --out FOLDER builds one"
+        )
+    if has_text and needs not in ("text", "counts"):
+        raise BadRequest(f"study {name}: expected no --text, it reads none; leave it out")
+    if not has_text and needs == "text":
+        raise BadRequest(f"study {name}: expected --text FILE, the text to run, got none; any plain text will do")
+
+
+def _read(path: Path) -> str:
+    """The first million characters of a text file."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            return file.read(1_000_000)
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadRequest(f"--text: expected a UTF-8 text file at '{path}', got: {error}; check the path") from error
+
+
+def _given(
+    needs: str, folders: list[Path], cache: Path | None, text: str | None, without_model: bool, quiet: bool
+) -> list:
     """What a study's function is called with."""
     from covector.atlases import model_of, open_atlas
 
     opened = [open_atlas(folder.expanduser()) for folder in folders]
     if needs == "atlases":
         return [opened]
+    if needs == "sizes":
+        return [opened, [_parameters(model_of(atlas)) for atlas in opened]]
     if needs == "frames":
         return [opened[0], _maker(opened[0], cache, quiet)]
-    return [opened[0]] if needs == "atlas" or without_model else [opened[0], model_of(opened[0])]
+    if not opened or needs == "atlas" or (needs == "model" and without_model):
+        return opened
+    model = model_of(opened[0])
+    if needs == "text":
+        return [opened[0], model, _passed(model, text or "")]
+    return [opened[0], model, *([_counts(model, text)] if needs == "counts" else [])]
+
+
+def _parameters(model) -> int:
+    """How many numbers a checkpoint's tensors hold (a tied table once)."""
+    tied = {"W_U"} if model.stored.spec.tied else set()
+    return sum(model.stored[name].size for name in model.stored.names() if name not in tied)
+
+
+def _counts(model, text: str | None):
+    """How often each token occurs in the text; None without one."""
+    if text is None:
+        return None
+    import numpy as np
+
+    from covector.run.text import text_ids
+
+    return np.bincount(text_ids(model, text), minlength=model.spec.n_vocab)
+
+
+def _passed(model, text: str):
+    """Gives what passes hook points along the text."""
+    import os
+
+    # Idle torch threads that spin make everything twenty times slower where another program uses the cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        from covector.run.along import along
+    except ImportError as error:
+        raise MissingExtra(
+            f"study activations runs the model: expected torch, {error.name} is missing; pip install 'covector[run]'"
+        ) from error
+    return lambda hooks: along(model, text, hooks)
 
 
 def _maker(atlas, cache: Path | None, quiet: bool):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from covector.analyses.studies.below import below_picture
 from covector.analyses.studies.directions import adjusted, directions, judged, of_p, told_of, unit_means
 from covector.analyses.studies.study import Study
 from covector.axes import Bool, Float, Int
@@ -125,9 +126,10 @@ def _table(atlas: Atlas, found: list[Within], rotations: int) -> Table:
            "null": "random orthonormal bases of each head's own read or written subspace"},
         title=f"{told_of(atlas)} · basis: singular directions against random bases of the same subspace",
         says=_says(found, adjusted(p)),
-        not_says="Not what the network uses: activations decide that. Nothing about whether subspaces mean anything "
-        "(covector study kinds); p of cosines are upper bounds, so a lack of small ones says little.",
-        next=f"covector study poles {atlas.folder}",
+        not_says="Not what the network uses: activations decide that (covector study activations). Nothing about "
+        "whether subspaces mean anything (covector study kinds); p of cosines are upper bounds, so a lack of small "
+        "ones says little.",
+        next=f"covector study activations {atlas.folder} --text FILE",
         picture=lambda _: _picture(found),
         key=("kind", "side", "score"),
     )  # fmt: skip
@@ -173,18 +175,13 @@ def _bound(found: list[Within]) -> str:
 
 def _picture(found: list[Within]) -> Curve:
     x = np.linspace(0, 1, 101)
-    ys = np.array([np.searchsorted(np.sort(w.p), x, side="right") / len(w.p) for w in found])
-    n = min(w.excess.n for w in found)
-    reach = 1.36 / np.sqrt(n / 2)
-    return Curve(
-        x=x,
-        ys=ys,
-        names=[f"{w.kind} {w.side} {w.score}" for w in found],
+    return below_picture(
+        [w.p for w in found],
+        [f"{w.kind} {w.side} {w.score}" for w in found],
+        x,
+        x,
+        worth=min(w.excess.n for w in found) / 2,
         x_name="p within the subspace",
-        y_name="share of directions below",
-        x_unit="",
-        y_unit="",
-        band=(np.clip(x - reach, 0, 1), np.clip(x + reach, 0, 1)),
         band_name="uniform",
     )
 

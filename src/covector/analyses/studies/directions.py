@@ -81,6 +81,18 @@ def unit_means(values: Float[np.ndarray, " n"], unit: Int[np.ndarray, " n"]) -> 
     return np.divide(totals, numbers, out=np.full(len(totals), np.nan), where=numbers > 0)
 
 
+def stand_ins(unit: Int[np.ndarray, " n"], draws: int) -> Int[np.ndarray, " n"]:
+    """A random draw to stand in for every direction: units get draws of their own, as many as they have directions.
+
+    What a unit shows less what its stand-ins show lies symmetrically around zero if its directions are random ones:
+    the error of a mean over draws is in the difference, not shared by all units. Draws are used again, in the same
+    order, where there are fewer than directions; the test is exact up to there.
+    """
+    made = np.empty(len(unit), dtype=np.int64)
+    made[np.argsort(unit, kind="stable")] = np.arange(len(unit)) % draws
+    return made
+
+
 def adjusted(p: Sequence[float] | Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     """Benjamini–Hochberg over the values that are there; NaN stays."""
     values = np.asarray(p, dtype=np.float64)

@@ -173,8 +173,8 @@ def _table(atlas: Atlas, effects: list[Effect], frames: list[str], missing: list
         title=f"{atlas.manifest['meta']['model']} · frames: coherence from {' to '.join(frames)}, step by step",
         says=_says(effects, q, missing),
         not_says="Every one of these frames computes the same function: a frame with more coherent lists shows more, "
-        "it is not more right. The steps are nested, so there is no interaction to estimate.",
-        next=f"covector atlas {atlas.manifest['reference']} --frame {frames[-1]} --out FOLDER",
+        "it is not more right. The steps are nested, so interactions are not seen here (covector study factorial).",
+        next=f"covector study factorial {atlas.folder}",
         picture=lambda _: _picture(effects),
         key=("step", "kind", "side"),
     )  # fmt: skip

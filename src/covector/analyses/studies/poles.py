@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from covector.analyses.studies.below import below_picture, shares_below
 from covector.analyses.studies.directions import adjusted, directions, of_p, of_share, told_of
 from covector.analyses.studies.study import Study
 from covector.axes import Float
@@ -158,18 +159,13 @@ def _says(found: list[Sided], q: Float[np.ndarray, " n"], edge: list[float]) -> 
 
 def _picture(found: list[Sided]) -> Curve:
     x = np.linspace(0, max(float(np.nanmax(s.kappa)) for s in found), 101)
-    ys = np.array([np.searchsorted(np.sort(s.kappa), x, side="right") / len(s.kappa) for s in found])
-    null = np.searchsorted(np.sort(found[0].null), x, side="right") / len(found[0].null)
-    reach = 1.36 / np.sqrt(min(len(s.kappa) for s in found))
-    return Curve(
-        x=x,
-        ys=ys,
-        names=[f"{s.kind} {s.side}" for s in found],
+    return below_picture(
+        [s.kappa for s in found],
+        [f"{s.kind} {s.side}" for s in found],
+        x,
+        shares_below(found[0].null, x),
+        worth=min(len(s.kappa) for s in found),
         x_name="|κ|",
-        y_name="share of directions below",
-        x_unit="",
-        y_unit="",
-        band=(np.clip(null - reach, 0, 1), np.clip(null + reach, 0, 1)),
         band_name="random directions",
     )
 

@@ -5,9 +5,17 @@ from dataclasses import dataclass
 
 from covector.render import Table
 
-# What a study is called with: the atlas alone, the atlas and its model, several atlases, or an atlas with a maker of
-# atlases in other frames.
-NEEDS = ("atlas", "model", "atlases", "frames")
+# What a study is called with, in words of a list: `covector study` shows them.
+NEEDS = {
+    "atlas": "an atlas",
+    "model": "an atlas",
+    "atlases": "atlases",
+    "sizes": "atlases",
+    "frames": "an atlas",
+    "counts": "an atlas (and a text)",
+    "text": "an atlas and a text",
+    "toy": "nothing, or an atlas",
+}
 
 
 @dataclass(frozen=True)
@@ -15,8 +23,11 @@ class Study:
     """A named question.
 
     `function` takes what `needs` says first: ``atlas`` (an Atlas), ``model`` (an Atlas and the Model it was made from),
-    ``atlases`` (a sequence of them), ``frames`` (an Atlas and a callable from a frame's name to its Atlas); then
-    keywords that its docstring names, `seed` among them where it is `seeded`. It returns a Table.
+    ``atlases`` (a sequence of them), ``sizes`` (a sequence of them, and the parameters of their models), ``frames`` (an
+    Atlas and a callable from a frame's name to its Atlas), ``counts`` (as ``model``, and how often each token occurs,
+    or None), ``text`` (as ``model``, and a callable from names of hook points to what passes there), ``toy`` (nothing,
+    or as ``model``); then keywords that its docstring names, `seed` among them where it is `seeded`. It returns a
+    Table.
     """
 
     name: str

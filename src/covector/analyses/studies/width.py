@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special
 
 from covector.analyses.studies.directions import directions, of_share
+from covector.analyses.studies.slopes import Clustered, Slope, slope
 from covector.analyses.studies.study import Study
 from covector.axes import Bool, Float, Int
 from covector.errors import BadRequest
@@ -38,17 +38,6 @@ class Width:
     by_cosine: Bool[np.ndarray, " n"]
     unit: Int[np.ndarray, " n"]
     cosine_chance: float
-
-
-@dataclass(frozen=True)
-class Slope:
-    """Change of a share per doubling of width: over sites within models, and over models where there are three."""
-
-    value: float
-    low: float
-    high: float
-    models_low: float
-    models_high: float
 
 
 def width(
@@ -124,33 +113,9 @@ def _measured(atlas: Atlas, kinds: tuple[str, ...], level: float) -> Width:
 
 
 def _slope(found: list[Width], name: str, draws: int, seed: int) -> Slope:
+    models = [Clustered(getattr(w, name), w.unit) for w in found]
     x = np.log2([w.d for w in found])
-    y = np.array([getattr(w, name).mean() for w in found])
-    rng = generator(seed, f"width {name}")
-    resampled = np.stack([_resampled(w, name, draws, rng) for w in found], axis=1)
-    slopes = _fit(x, resampled)
-    value = float(_fit(x, y[None])[0])
-    low, high = np.quantile(slopes, [0.025, 0.975])
-    models = (float("nan"), float("nan"))
-    if len(found) > 2:
-        left = y - y.mean() - value * (x - x.mean())
-        error = np.sqrt(left @ left / (len(x) - 2) / ((x - x.mean()) @ (x - x.mean())))
-        reach = float(special.stdtrit(len(x) - 2, 0.975) * error)
-        models = (value - reach, value + reach)
-    return Slope(value, float(low), float(high), *models)
-
-
-def _fit(x: Float[np.ndarray, " n"], y: Float[np.ndarray, "draws n"]) -> Float[np.ndarray, " draws"]:
-    centred = x - x.mean()
-    return y @ centred / (centred @ centred)
-
-
-def _resampled(found: Width, name: str, draws: int, rng: np.random.Generator) -> Float[np.ndarray, " draws"]:
-    """Shares with the sites of a model drawn again."""
-    _, at = np.unique(found.unit, return_inverse=True)
-    sizes, hits = np.bincount(at), np.bincount(at, getattr(found, name))
-    drawn = rng.integers(0, len(sizes), (draws, len(sizes)))
-    return hits[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
+    return slope(x, models, draws=draws, rng=generator(seed, f"width {name}"))
 
 
 def _table(
@@ -177,7 +142,7 @@ def _table(
         meta={
             "analysis": "study_width", "models": [w.model for w in found], "kinds": list(kinds), "cosine": level,
             "draws": draws, "seed": seed, "null": "Haar directions, closed form; sites resampled within models",
-            "slopes": {name: vars(slope) for name, slope in slopes.items()},
+            "slopes": {name: vars(one) for name, one in slopes.items()},
         },
         title=f"width: directions of {', '.join(kinds)} found in {len(found)} models, d {found[0].d} to {found[-1].d}",
         says=_says(slopes, found, level),
@@ -192,20 +157,18 @@ def _table(
 
 def _says(slopes: dict[str, Slope], found: list[Width], level: float) -> str:
     zeta, raw = slopes["by_zeta"], slopes["by_cosine"]
-    low, high = (zeta.low, zeta.high) if zeta.models_low != zeta.models_low else (zeta.models_low, zeta.models_high)
-    verdict = "falls" if high < 0 else "rises" if low > 0 else "does not change beyond its interval"
     fall = found[0].cosine_chance, found[-1].cosine_chance
     return (
-        f"By ζ the share found {verdict} with width: {_words(zeta)}. By a raw cosine of {level:.3f}: {_words(raw)}; "
-        f"of random directions {of_share(fall[0])} reach it at d = {found[0].d}, {of_share(fall[1])} at "
+        f"By ζ the share found {zeta.verdict} with width: {_words(zeta)}. By a raw cosine of {level:.3f}: "
+        f"{_words(raw)}; of random directions {of_share(fall[0])} reach it at d = {found[0].d}, {of_share(fall[1])} at "
         f"d = {found[-1].d}."
     )
 
 
-def _words(slope: Slope) -> str:
-    said = f"{100 * slope.value:+.1f} points per doubling ({100 * slope.low:+.1f} to {100 * slope.high:+.1f} over sites"
-    if slope.models_low == slope.models_low:
-        said += f", {100 * slope.models_low:+.1f} to {100 * slope.models_high:+.1f} over models"
+def _words(found: Slope) -> str:
+    said = f"{100 * found.value:+.1f} points per doubling ({100 * found.low:+.1f} to {100 * found.high:+.1f} over sites"
+    if found.has_models:
+        said += f", {100 * found.models_low:+.1f} to {100 * found.models_high:+.1f} over models"
     return said + ")"
 
 
