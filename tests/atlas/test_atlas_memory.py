@@ -1,12 +1,14 @@
 """--memory: refused before anything is written, and an upper bound of what a build takes; each tensor is read once."""
 
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from safetensors.numpy import save_file
 
@@ -14,15 +16,18 @@ import covector
 from covector.arch.adapter import AdaptedWeights, adapt
 from covector.arch.config import Config
 from covector.arch.family import families
-from covector.atlas.budget import fitting_workers, needed_bytes, table_bytes
-from covector.atlas.plan import Options, units
+from covector.arch.words import declared_shape, parse
+from covector.atlas.budget import KEPT_BYTES, fitting_workers, needed_bytes, table_bytes
+from covector.atlas.decompose import together
+from covector.atlas.plan import Options, tensors_of, units
 from covector.building import build_atlas
 from covector.cli.main import run
 from covector.errors import BadRequest
-from covector.io.tensors import open_folder
+from covector.io.tensors import ArrayTensors, open_folder
 from covector.model.frames import Frame
 from covector.model.opened import Model
-from random_checkpoints import random_tensors
+from covector.model.weights import axis_sizes
+from random_checkpoints import random_model, random_tensors
 
 OPTIONS = Options(k=5, draws=100)
 SIZES = {"n_embd": 256, "n_layer": 1, "n_head": 4, "n_inner": None, "vocab_size": 20_000, "n_positions": 64}
@@ -99,13 +104,188 @@ def measured(tmp_path: Path, model: Path, frame: str, engine: str, workers: int,
 def test_the_estimate_is_an_upper_bound_of_what_a_build_takes(
     tmp_path, moderate, dtype, frame, engine, workers, scores
 ):
-    """And no empty one: at most four times the peak (blocks and LAPACK's work arrays are counted at their largest)."""
+    """And no empty one: at most 2.5 times the peak (of all routes of a decomposition the largest is counted)."""
     model, options = covector.open(moderate[dtype], frame=frame), Options(k=5, draws=1000, scores=scores)
     plan = units(model, options)
     told = needed_bytes(model, plan, options, workers, apart=engine == "processes")
     peak = measured(tmp_path, moderate[dtype], frame, engine, workers, options)
     print(f"{dtype} {frame} {engine} {workers}: {peak / 2**20:.0f} of {told / 2**20:.0f} MiB")
-    assert peak <= told <= 4 * peak
+    assert peak <= told <= 2.5 * peak
+
+
+UNITS = """
+import ctypes, gc, sys, threading, time
+import covector
+from covector.atlas.budget import unit_bytes
+from covector.atlas.build import _preload, compute
+from covector.atlas.plan import Options, units
+
+def anonymous():
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
+
+peak, done = 0, False
+def watch():
+    global peak
+    while not done:
+        peak = max(peak, anonymous())
+        time.sleep(0.001)
+
+model, options = covector.open(sys.argv[1]), eval(sys.argv[2])
+plan = units(model, options)
+_preload(model, plan, options)
+watcher = threading.Thread(target=watch)
+watcher.start()
+for unit in plan:
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    peak = before = anonymous()
+    compute(model, unit, options)
+    print(unit.name, peak - before, unit_bytes(model, unit, options))
+done = True
+"""
+# A head of 128 of 1024 dimensions, an MLP whose squares d x d are 8 MB each.
+WIDE = {"n_embd": 1024, "n_layer": 1, "n_head": 8, "n_inner": None, "vocab_size": 20_000, "n_positions": 64}
+
+
+def with_gains(rng: np.random.Generator, rows: int, columns: int, gains: np.ndarray) -> np.ndarray:
+    """A matrix of these gains, in random directions."""
+    left, right = (np.linalg.qr(rng.standard_normal((n, len(gains))))[0] for n in (rows, columns))
+    return (left * gains) @ right.T
+
+
+@pytest.fixture(scope="module")
+def steep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """GPT-J's layout, nothing fused. W_in has few strong dyads and goes by QR, W_out many; half precision."""
+    folder, rng = tmp_path_factory.mktemp("steep"), np.random.default_rng(0)
+    tensors = random_tensors(families()["gptj"], **WIDE)
+    name = {key: next(n for n in tensors if n.endswith(f"{key}.weight")) for key in ("fc_in", "fc_out")}
+    few = np.concatenate([np.ones(8), np.geomspace(5e-3, 2e-3, 1016)])
+    tensors[name["fc_in"]] = with_gains(rng, 4096, 1024, few)
+    tensors[name["fc_out"]] = with_gains(rng, 1024, 4096, np.geomspace(1, 0.1, 1024))
+    save_file({n: np.ascontiguousarray(a, dtype=np.float16) for n, a in tensors.items()}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({**families()["gptj"].tiny(), **WIDE}))
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc, and asks glibc to give back memory")
+def test_what_a_unit_is_said_to_take_is_what_it_takes(tmp_path, steep):
+    """Never less, and at most half as much again, the 64 MiB for small things not counted; a Gram takes less than QR.
+
+    Arrays from 1 MiB on are mapped one by one, as larger models have theirs from 32 MiB on whatever the setting: they
+    go back to the system when they are freed, and holes between them count for nothing.
+    """
+    words = [sys.executable, "-c", UNITS, str(steep), repr(Options(rank=16, draws=1000, scores=False))]
+    mapped = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**20)}
+    told = subprocess.run(words, check=True, capture_output=True, text=True, env=mapped).stdout
+    print(told)
+    found = {name: (int(took), int(said)) for name, took, said in (line.split() for line in told.splitlines())}
+    assert set(found) == {
+        "null.token_in", "null.token_out", "L0.ov", "L0.qk", "L0.mlp.in", "L0.mlp.out", "embed", "unembed"
+    }  # fmt: skip
+    for name, (took, said) in found.items():
+        assert took <= said, name
+        assert said - KEPT_BYTES <= (1.5 if name != "L0.mlp.out" else 2.5) * took, name
+
+
+def shaped(family: str, dtype: str = "float16", **config: int | None) -> Model:
+    """A model of these sizes without its values: every tensor is one number, repeated."""
+    tensors = families()[family].tensors(values := Config({**families()[family].tiny(), **config}))
+    spec, arrays = families()[family].spec(values), {}
+    for pattern, words in tensors.items():
+        layout = parse(words, default_role="")
+        for layer in range(spec.n_layers) if "{i}" in pattern else (None,):
+            sizes = axis_sizes(spec, layer, layout.roles)
+            name = pattern.split(" | ")[0].replace("{i}", str(layer))
+            arrays[name] = np.broadcast_to(np.ones((), dtype), declared_shape(layout, sizes))
+    weights = adapt(spec, tensors, ArrayTensors(arrays), prefixes=families()[family].prefixes)
+    return Model("shapes", weights, weights, Frame())
+
+
+def test_a_model_of_six_billion_fits_in_four_gib():
+    """GPT-J-6B, in half precision, whatever its spectra are; two at a time do not."""
+    sizes = {"n_embd": 4096, "n_layer": 28, "n_head": 16, "rotary_dim": 64, "vocab_size": 50_400, "n_positions": 2048}
+    model, options = shaped("gptj", **sizes, n_inner=None), Options(rank=32, scores=False)
+    plan = units(model, options)
+    assert len(plan) == 2 + 2 + 28 * 4
+    assert needed_bytes(model, plan, options, 1) <= 4 * 2**30
+    assert fitting_workers(model, plan, options, 8, 4 * 2**30) == 1
+    wide = shaped("gptj", "float32", **sizes, n_inner=None)  # mapped, not widened: its tables cost nothing
+    table, matrix = 4 * 50_400 * 4096, 4 * 16_384 * 4096
+    spared = needed_bytes(model, plan, options, 1) - needed_bytes(wide, units(wide, options), options, 1)
+    assert spared == 2 * table + matrix
+
+
+def names(model: Model) -> list[str]:
+    return [unit.name for unit in units(model, OPTIONS) if not unit.basis]
+
+
+@pytest.mark.parametrize(
+    ("family", "of_a_layer"),
+    [
+        ("gptj", ["ov", "qk", "mlp.in", "mlp.out"]),
+        ("llama", ["ov", "qk", "mlp.in", "mlp.gate", "mlp.out"]),
+        ("gpt2", ["ov+L0.qk", "mlp.in", "mlp.out"]),  # q|k|v in one tensor
+        ("phi3", ["ov+L0.qk", "mlp.in+L0.mlp.gate", "mlp.out"]),  # gate|in as well
+    ],
+)
+def test_what_is_stored_together_is_one_unit_and_nothing_else_is(family, of_a_layer):
+    model = random_model(family)
+    assert sorted(n for n in names(model) if n.startswith("L0.")) == sorted(f"L0.{n}" for n in of_a_layer)
+    assert isinstance(model.stored, AdaptedWeights)
+    read = [{model.stored.place(t).tensor for t in unit.tensors} for unit in units(model, OPTIONS)]
+    assert all(not one & other for i, one in enumerate(read) for other in read[:i])
+
+
+def test_a_frame_that_reads_three_matrices_for_each_keeps_them_together():
+    """conjecture2022 takes a mean over W_Q, W_K and W_V off each, also where they are stored apart."""
+    plain = random_model("gptj")
+    framed = plain.framed("conjecture2022")
+    assert "L0.ov" in names(plain)
+    assert "L0.ov+L0.qk" in names(framed)
+    only = next(u for u in units(framed, Options(("ov",))) if u.name == "L0.ov")
+    assert set(only.tensors) == {"L0.W_V", "L0.W_O", "L0.W_Q", "L0.W_K"}
+    assert {"q_proj", "k_proj"} <= {name.split(".")[-2] for name in tensors_of(framed, only)}
+
+
+def test_a_bias_that_a_map_takes_over_makes_it_stale():
+    """Behind a gate the read bias is a constant of the output: `+bias` adds it to that of W_out."""
+    model = random_model("gptj").framed("folded+bias")
+    out = next(unit for unit in units(model, OPTIONS) if unit.name == "L0.mlp.out")
+    assert any("fc_in.bias" in name for name in tensors_of(model, out))
+
+
+@pytest.mark.parametrize("family", ["gptj", "gpt2"])
+def test_heads_a_few_at_a_time_give_the_atlas_of_all_at_once(tmp_path, monkeypatch, family):
+    """Vectors, lists and cosines to the bit; what is summed over blocks (p_svd) to rounding in float32."""
+    from covector.atlas import decompose as module
+
+    tables = []
+    for name, rows in (("all", 10**6), ("few", 1)):
+        monkeypatch.setattr(module, "ROWS", rows)
+        assert build_atlas(random_model(family), tmp_path / name, options=OPTIONS, workers=1) is not None
+        vectors = (tmp_path / name / "vectors.safetensors").read_bytes()
+        tables.append((pd.read_parquet(tmp_path / name / "index.parquet"), vectors))
+    (one, vectors), (other, again) = tables
+    assert vectors == again
+    summed = ["p_svd", "q_svd", "p_coherence_svd", "z_coherence_svd", "svd_specific"]
+    pd.testing.assert_frame_equal(one.drop(columns=summed), other.drop(columns=summed), check_exact=True)
+    pd.testing.assert_frame_equal(one[summed], other[summed], rtol=1e-5)
+
+
+def test_a_run_of_heads_is_of_one_kind_and_as_long_as_their_size_says():
+    model = shaped("gptj", n_embd=1024, n_layer=1, n_head=8, n_inner=None)
+    for unit in units(model, OPTIONS):
+        runs = list(together(model, unit))
+        assert [site for _, sites in runs for site in sites] == list(unit.sites)
+        assert [first for first, _ in runs] == [sum(len(s) for _, s in runs[:i]) for i in range(len(runs))]
+        assert all(len({site.kind for site in sites}) == 1 for _, sites in runs)
+    of_heads = next(unit for unit in units(model, OPTIONS) if unit.name == "L0.ov")
+    assert [len(sites) for _, sites in together(model, of_heads)] == [8]
+    wider = shaped("gptj", n_embd=2048, n_layer=1, n_head=8, n_inner=None)
+    of_heads = next(unit for unit in units(wider, OPTIONS) if unit.name == "L0.ov")
+    assert [len(sites) for _, sites in together(wider, of_heads)] == [4, 4]
 
 
 def test_too_little_memory_is_refused_before_anything_is_written(tmp_path, moderate, capsys):
@@ -220,10 +400,10 @@ def test_arrays_of_one_unit_are_not_kept_for_the_next(tmp_path, monkeypatch):
     alive, made = [], []
     held = module._held
 
-    def watched(model):
+    def watched(model, unit):
         gc.collect()
         alive.append(sum(reference() is not None for reference in made))
-        view = held(model)
+        view = held(model, unit)
         made.append(weakref.ref(view.stored))
         return view
 

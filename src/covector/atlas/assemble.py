@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from covector.atlas.decompose import SIDES
 from covector.atlas.judge import COLUMNS
-from covector.atlas.plan import Unit, compared_at, null_of
+from covector.atlas.plan import IN_LAYER, Unit, compared_at, null_of
 from covector.atlas.verdict import AGAINST_DRAWS, adjusted, chances, verdicts
 from covector.errors import BadRequest
 from covector.io.atlas import INDEX, SITES, write_table, write_vectors
@@ -64,7 +64,7 @@ def _place(model: Model, site: Site) -> tuple[int, int, str]:
     if site.layer is None:
         reads = site.kind == "unembed" or site.kind.endswith("_out")
         return (model.spec.n_layers if reads else -1, 0, site.kind)
-    return (site.layer, int(site.head is None), "")
+    return (site.layer, IN_LAYER.index(site.kind), "")
 
 
 def _index_columns(model: Model, unit: Unit, part: Part, nulls: dict[str, Any]) -> dict[str, pa.Array]:

@@ -2,15 +2,18 @@
 
 Mapped weight files do not count: the system takes their pages back when it needs them. What counts are widened and
 re-framed copies, the decompositions of the units under way, one block of scores per worker, and, at the end, the index.
-The factors below were held against the measured peaks of builds (`tests/atlas/test_atlas_memory.py`).
+Each term below is what is alive at one moment of the work that it names, on the route that takes most: a matrix with
+few strong dyads goes by QR, which takes three times as much as a Gram. Held against the measured peaks of units and of
+whole builds (`tests/atlas/test_atlas_memory.py`).
 """
 
 import math
 from collections.abc import Iterable
 
 from covector.arch.adapter import AdaptedWeights
-from covector.atlas.nulls import ROWS
-from covector.atlas.plan import Against, Options, Unit, bases_of, directions, tensor_shape
+from covector.atlas.decompose import together
+from covector.atlas.nulls import ROWS as DRAWN
+from covector.atlas.plan import Against, Options, Unit, bases_of, compared_at, directions, tensor_shape
 from covector.errors import BadRequest
 from covector.linalg.dense_svd import TRIANGLE_ROWS
 from covector.linalg.maps import TILE_ENTRIES
@@ -23,10 +26,12 @@ from covector.model.opened import Model
 # What the interpreter, NumPy, SciPy, Arrow and the tables of tokens hold before any weight is read; torch, where a
 # checkpoint in its own format needs it.
 INTERPRETER_BYTES, TORCH_BYTES = 160 * 2**20, 300 * 2**20
-# Of a direction of a unit under way: its vector as decomposed, in rows, stacked with others, and in half precision.
-VECTOR_BYTES = 8 + 8 + 8 + 2
-# Of a Gram d x d in float64: itself, its eigenvectors, what LAPACK works in, and the products that follow.
-GRAMS = 9
+# Of a unit, whatever it is: buffers of BLAS, and what the allocator keeps of small arrays.
+KEPT_BYTES = 64 * 2**20
+# Squares d x d in float64 that are alive at once, the matrix not counted: while LAPACK finds all eigenvectors of a
+# Gram (it, a copy, the vectors, two to work in); at an SVD of the triangle, that Gram and its vectors still there (the
+# triangle, a copy, U and Vh twice, four to work in); while the moment of a basis is summed or decomposed in its place.
+EIGEN, SVD_OF_TRIANGLE, MOMENT = 5, 12, 3
 
 
 def fitting_workers(
@@ -77,48 +82,84 @@ def judging_bytes(model: Model, plan: tuple[Unit, ...], options: Options) -> int
 
 def unit_bytes(model: Model, unit: Unit, options: Options) -> int:
     """Anonymous memory of one unit under way, the bases not counted."""
-    d = model.spec.d_model
     if unit.basis:
-        size = len(model.bases[unit.basis.basis])
-        return 8 * (5 * d * d + 3 * min(size, ROWS) * d + 6 * options.draws * d) + _block_bytes(
-            size, options.draws, options.k
-        )
-    vocabulary = max(len(model.bases[name]) for name in bases_of(model))
-    scored = sum(directions(model.spec, site, options)[1] for site in unit.sites)
+        return _null_bytes(model, unit.basis, options) + KEPT_BYTES
     read = sum(_read_bytes(model, tensor) for tensor in unit.tensors)
-    held = max(_decomposition_bytes(model, site) for site in unit.sites)
-    subspaces = 8 * vocabulary * 2 * sum(site.head is not None for site in unit.sites)
-    return (
-        read
-        + held
-        + subspaces
-        + scored * (VECTOR_BYTES * d + _score_bytes(options))
-        + _block_bytes(vocabulary, scored, options.k)
-    )
+    runs = [_run_bytes(model, sites, options) for _, sites in together(model, unit)]
+    kept = sum(directions(model.spec, site, options)[0] for site in unit.sites)
+    return read + max(runs) + kept * (2 * model.spec.d_model + _score_bytes(options)) + KEPT_BYTES
 
 
-def _decomposition_bytes(model: Model, site: Site) -> int:
-    d, shape = model.spec.d_model, tensor_shape(model.spec, site_tensors(site)[0])
-    if site.head is not None:
-        return 8 * 8 * d * shape[-1]
+def _null_bytes(model: Model, against: Against, options: Options) -> int:
+    d, size = model.spec.d_model, len(model.bases[against.basis])
+    rows = min(DRAWN, options.draws)
+    moment = MOMENT * d * d + 2 * min(size, DRAWN) * d
+    drawn = d * d + 4 * rows * d
+    block = _block_bytes(size, rows, d, 1, _itemsize(model, against))
+    judged = 5 * _entries(model, against) * _itemsize(model, against) if options.scores else 0
+    return max(8 * moment, 8 * drawn, 8 * (d * d + rows * d) + block, judged)
+
+
+def _run_bytes(model: Model, sites: tuple[Site, ...], options: Options) -> int:
+    """Of sites that are held at a time: decomposed first, scored then."""
+    spec, vocabulary = model.spec, max(len(model.bases[name]) for name in bases_of(model))
+    itemsize = max(_itemsize(model, against) for against in compared_at(model, sites[0]).values())
+    shape = tensor_shape(spec, site_tensors(sites[0])[0])
+    if sites[0].head is None:
+        rows = directions(spec, sites[0], options)[1]
+        lists = 8 * 2 * rows * spec.d_model
+        found = (8 * 2 * math.prod(shape)) if min(shape) != spec.d_model or options.scores else lists
+        work = _dense_bytes(shape, spec.d_model, _is_wide(model, sites[0]))
+        if options.scores:  # a copy that was moved by noise is decomposed again
+            work = max(work, 8 * 3 * math.prod(shape), 8 * math.prod(shape) + _dense_bytes(shape, spec.d_model, True))
+        return max(lists + work, found + lists + _block_bytes(vocabulary, rows, spec.d_model, options.k, itemsize))
+    vector = 8 * spec.d_model * shape[-1]
+    # Both sides as found and in rows, and the factors in double of the one that is being decomposed; then those that
+    # one basis is for once more, one below the other.
+    decomposed = (4 if options.scores else 3) * len(sites) * vector + 8 * vector
+    rows = len(sites) * shape[-1] * (2 if sites[0].kind == "qk" or len(bases_of(model)) == 1 else 1)
+    subspaces = 8 * vocabulary * 2 * len(sites)
+    block = _block_bytes(vocabulary, rows, spec.d_model, options.k, itemsize)
+    scored = (4 if options.scores else 2) * len(sites) * vector + 8 * rows * spec.d_model + subspaces + block
+    return max(decomposed, scored)
+
+
+def _dense_bytes(shape: tuple[int, ...], d: int, wide: bool) -> int:
+    """Of a matrix's decomposition, itself not counted; `wide` says that it is there in float64."""
     short, long = sorted(shape)
-    tile = 8 * max(min(short * long, TILE_ENTRIES), 3 * short * min(long, max(TRIANGLE_ROWS, 2 * short)))
-    both = 0 if short == d else 8 * 4 * short * long  # the side in the stream is the long one
-    return 8 * GRAMS * short**2 + 2 * tile + both
+    square, whole = short * short, short * long
+    tile = 0 if wide else min(whole, 2 * TILE_ENTRIES)  # one is read while the one before is still there
+    step = min(long, max(TRIANGLE_ROWS, 2 * short))
+    # Tiles of rows under the triangle: stacked, copied by NumPy, and once more for LAPACK.
+    stacked = 3 * (step + (short if step < long else 0)) * short
+    triangle = 3 * square + (0 if wide else step * short) + stacked
+    found = max(2 * square + tile, EIGEN * square, triangle, SVD_OF_TRIANGLE * square)
+    return 8 * (found if short == d else max(found, 3 * square + 5 * whole))
+
+
+def _is_wide(model: Model, site: Site) -> bool:
+    tensor = site_tensors(site)[0]
+    framed = model.frame.name != "raw" and math.prod(tensor_shape(model.spec, tensor)) <= LARGE
+    return framed or (tensor in model.stored and model.stored.stored(tensor) == "float64")
 
 
 def _read_bytes(model: Model, tensor: str) -> int:
-    """What a tensor takes beyond its pages of the file."""
+    """What a tensor takes beyond its pages of the file; the table of a basis is there already."""
     size = math.prod(tensor_shape(model.spec, tensor))
     widened = 0 if _is_mapped(model, tensor) else 4 * size
+    if any(tensor in model.bases[name].tensors for name in bases_of(model)):
+        return 0 if model.frame.name == "raw" else 2 * widened + 4 * size  # read again for the norm of its rounding
     return widened + (0 if model.frame.name == "raw" else 3 * 8 * size)
 
 
-def _block_bytes(vocabulary: int, rows: int, k: int) -> int:
-    """A block of scores, and what choosing extremes takes: a share of it, or ids of all where groups do not help."""
-    block = min(max(BUFFER_BYTES, 8 * vocabulary), 8 * vocabulary * rows)
-    whole = vocabulary < 2 * GROUPS or 4 * (k + SLACK) > GROUPS
-    return (4 if whole else 2) * block + 16 * 2**20
+def _block_bytes(vocabulary: int, rows: int, d: int, k: int, itemsize: int) -> int:
+    """A block of scores, its directions, and what choosing extremes takes: ids and copies of the candidates."""
+    most = max(1, BUFFER_BYTES // (itemsize * vocabulary))
+    rows = -(-rows // max(1, -(-rows // most)))
+    size = vocabulary // GROUPS
+    whole = size < 2 or 4 * (k + SLACK) > GROUPS
+    choosing = 16 * vocabulary if whole else 32 * ((k + SLACK) * size + GROUPS + vocabulary % GROUPS)
+    return rows * (itemsize * vocabulary + 5 * 8 * d + choosing)
 
 
 def _score_bytes(options: Options) -> int:
@@ -153,7 +194,8 @@ def _entries(model: Model, against: Against) -> int:
 
 
 def _itemsize(model: Model, against: Against) -> int:
-    return 8 if model.frame.name != "raw" and _entries(model, against) <= LARGE else 4
+    wide = any(model.stored.stored(t) == "float64" for t in model.bases[against.basis].tensors if t in model.stored)
+    return 8 if wide or (model.frame.name != "raw" and _entries(model, against) <= LARGE) else 4
 
 
 def _is_mapped(model: Model, tensor: str) -> bool:

@@ -2,19 +2,21 @@
 
 Read and written directions are compared with the bases that `covector svd` uses, in one pass over the vocabulary: the
 k extreme labels of both poles, and the lengths of all vectors projected on each head's subspace, from which p_svd
-follows. Nothing here knows which worker it runs on.
+follows. A few heads at a time, as many as their shape says: memory is that of these, and the bits do not depend on the
+machine. Nothing here knows which worker it runs on.
 """
 
 import dataclasses
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 
 import numpy as np
 
 from covector.arch.adapter import AdaptedWeights
 from covector.atlas.judge import judged_lists, turned
-from covector.atlas.plan import Against, Options, Unit, compared_at, tensors_of
+from covector.atlas.plan import Against, Options, Unit, bases_of, compared_at, tensors_of
 from covector.axes import Float
 from covector.io.atlas_parts import Part
 from covector.linalg import chance
@@ -25,17 +27,21 @@ from covector.linalg.topk import poles
 from covector.model.address import Site
 from covector.model.frames import framed
 from covector.model.opened import Model
-from covector.model.weights import Held, ReadOnce
+from covector.model.weights import Held, ReadOnce, Weights
 
 SIDES = ("read", "write", "query", "key")
+
+# Directions per side of heads that are decomposed and scored together: products of fewer rows run slower.
+ROWS = 1024
 
 
 @dataclass(frozen=True)
 class Side:
     """Directions of one side of one site that lie in the stream, unit rows; the first `kept` of them go into the atlas.
 
-    ``whole`` says that they are an orthonormal basis of everything the site can read or write there, so that p_svd is
-    defined: then all of them are here, however few are kept.
+    ``site`` counts within the sites that are decomposed together. ``whole`` says that the rows are an orthonormal basis
+    of everything the site can read or write there, so that p_svd is defined: then all of them are here, however few are
+    kept.
     """
 
     site: int
@@ -48,15 +54,12 @@ class Side:
 
 def decompose(model: Model, unit: Unit, options: Options) -> Part:
     """A unit's part: per direction its dyad, scores, tokens and float16 vector; per site its spectrum."""
-    held = _held(model)
-    decomposed = [(site, _svd_at(held, site, options)) for site in unit.sites]
-    sides = [side for i, (site, found) in enumerate(decomposed) for side in _sides(held, i, site, found, options)]
-    arrays = {f"site.{name}": values for name, values in _site_arrays(held, decomposed).items()}
-    if sides:  # maps of zeros have no dyads
-        arrays |= _dyad_arrays(sides, [found for _, found in decomposed])
-        arrays |= _scored(model, sides, options.k)
-        arrays |= _judged(held, model, decomposed, sides, options) if options.scores else {}
-        arrays["vectors"] = np.concatenate([side.rows[: side.kept].astype(np.float16) for side in sides])
+    held = _held(model, unit)
+    found: dict[str, list[np.ndarray]] = {}
+    for first, sites in together(model, unit):
+        for name, values in _arrays(held, model, first, sites, options).items():
+            found.setdefault(name, []).append(values)
+    arrays = {name: np.concatenate(found.pop(name)) for name in list(found)}
     notes = {"sites": [str(site) for site in unit.sites], "tensors": tensors_of(model, unit)}
     if isinstance(model.stored, AdaptedWeights):
         for tensor in set(unit.tensors) - _basis_tensors(model):
@@ -64,14 +67,63 @@ def decompose(model: Model, unit: Unit, options: Options) -> Part:
     return Part(unit.name, arrays, notes)
 
 
-def _held(model: Model) -> Model:
+def together(model: Model, unit: Unit) -> Iterator[tuple[int, tuple[Site, ...]]]:
+    """The sites of a unit in runs that are held in memory at a time, each with the place of its first one.
+
+    Heads of one kind, about `ROWS` directions a side; any other map by itself.
+    """
+    start = 0
+    while start < len(unit.sites):
+        site = unit.sites[start]
+        attn = model.spec.blocks[site.layer].attn if site.layer is not None and site.head is not None else None
+        most = max(1, ROWS // attn.d_head) if attn else 1
+        alike = (other.kind == site.kind for other in unit.sites[start : start + most])
+        count = sum(1 for _ in takewhile(bool, alike))
+        yield start, unit.sites[start : start + count]
+        start += count
+
+
+def _arrays(held: Model, model: Model, first: int, sites: tuple[Site, ...], options: Options) -> dict[str, np.ndarray]:
+    """What is found of a run of sites, of which the unit has `first` before them."""
+    decomposed = [(site, _svd_at(held, site, options)) for site in sites]
+    sides = [side for i, (site, found) in enumerate(decomposed) for side in _sides(held, i, site, found, options)]
+    arrays = {f"site.{name}": values for name, values in _site_arrays(held, decomposed).items()}
+    if not sides:  # maps of zeros have no dyads
+        return arrays
+    arrays |= _dyad_arrays(sides, [found for _, found in decomposed])
+    arrays["site"] += first
+    if not options.scores:
+        decomposed.clear()  # the rows of the sides are all that is still needed
+    arrays |= _scored(model, sides, options.k)
+    arrays |= _judged(held, model, decomposed, sides, options) if options.scores else {}
+    arrays["vectors"] = np.concatenate([side.rows[: side.kept].astype(np.float16) for side in sides])
+    return arrays
+
+
+class _Held(Held):
+    """Weights that keep what they have handed out, beginning with tables that are in memory already."""
+
+    def __init__(self, of: Weights, tables: Mapping[str, np.ndarray]) -> None:
+        super().__init__(of)
+        self._kept.update(tables)
+
+
+def _held(model: Model, unit: Unit) -> Model:
     """The model with each tensor of this unit read and rewritten once, also one that holds several (a fused q|k|v)."""
     stored = model.stored
     if isinstance(stored, AdaptedWeights):
         stored = dataclasses.replace(stored, source=ReadOnce(stored.source))
-    stored = Held(stored)
+    tables = _tables(model, unit)
+    stored = _Held(stored, tables if model.frame.name == "raw" else {})
     view = framed(stored, model.frame)
-    return dataclasses.replace(model, stored=stored, weights=view if view is stored else Held(view))
+    return dataclasses.replace(model, stored=stored, weights=view if view is stored else _Held(view, tables))
+
+
+def _tables(model: Model, unit: Unit) -> dict[str, np.ndarray]:
+    """Tensors of this unit that directions are compared with: the bases hold them in the model's frame."""
+    bases = [basis for name in bases_of(model) if (basis := model.bases[name]).same_as is None]
+    wanted = {basis.tensors[0]: basis for basis in bases if basis.tensors and basis.tensors[0] in unit.tensors}
+    return {name: basis.vectors.T if basis.side == "out" else basis.vectors for name, basis in wanted.items()}
 
 
 def _svd_at(model: Model, site: Site, options: Options) -> SVD:
@@ -215,4 +267,4 @@ class _Projected:
 
 
 def _basis_tensors(model: Model) -> set[str]:
-    return {t for side in ("read", "write") for t in model.bases[model.bases.default(side)].tensors}
+    return {tensor for name in bases_of(model) for tensor in model.bases[name].tensors}

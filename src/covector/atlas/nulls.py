@@ -3,21 +3,27 @@
 They do not depend on any site, so they are drawn once per basis and serve every direction of the atlas.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
+from scipy.linalg import eigh
 
 from covector.atlas.judge import null_scores
 from covector.atlas.plan import Against, Options, Unit, tensors_of
 from covector.axes import Float
 from covector.io.atlas_parts import Part
-from covector.linalg.chance.haar import haar_directions
-from covector.linalg.chance.laws import matched_directions
+from covector.linalg.chance.haar import unit_rows
+from covector.linalg.chance.laws import Haar, Law, Matched
+from covector.linalg.chance.streams import generator
 from covector.linalg.norms import without_mean
 from covector.linalg.topk import poles
 from covector.model.bases import Basis
 from covector.model.opened import Model
 
-# Vectors per step of the second moment: 8192 of d = 1024 in float64 are 64 MB.
-ROWS = 8192
+# Vectors per step of the second moment, and null directions at a time: 2048 of d = 4096 in float64 are 64 MB.
+ROWS = 2048
+# The streams of numbers that the laws are drawn from.
+PURPOSES = {"haar": "directions", "cov": "matched"}
 
 
 def draw_nulls(model: Model, unit: Unit, options: Options) -> Part:
@@ -30,33 +36,47 @@ def draw_nulls(model: Model, unit: Unit, options: Options) -> Part:
     assert against is not None
     basis = against.of(model)
     arrays = {}
-    for law, rows in null_directions(model, against, options).items():
-        usable = basis.usable
-        found = poles(rows, basis.vectors, 1, keep=None if usable.all() else usable, lengths=_lengths(basis))
-        arrays[f"{law}.max"] = np.sort(np.maximum(found.top_score[:, 0], -found.bottom_score[:, 0]))
+    for name in PURPOSES:
+        rows = null_directions(model, against, name, options)
+        arrays[f"{name}.max"] = np.sort(np.concatenate([_largest(basis, some) for some in rows]))
     arrays |= null_scores(model, against, options) if options.scores else {}
     return Part(unit.name, arrays, {"basis": str(against), "tensors": tensors_of(model, unit)})
 
 
-def null_directions(model: Model, against: Against, options: Options) -> dict[str, Float[np.ndarray, "draws d"]]:
-    """Unit rows of each law."""
-    haar = haar_directions(options.draws, model.spec.d_model, options.seed)
-    if against.centred:
-        haar = without_mean(haar)
-        haar /= np.linalg.norm(haar, axis=1, keepdims=True)
-    return {"haar": haar, "cov": matched_directions(second_moment(against.of(model)), options.draws, options.seed)}
+def _largest(basis: Basis, rows: Float[np.ndarray, "r d"]) -> Float[np.ndarray, " r"]:
+    """The largest |cos| of each row."""
+    usable = basis.usable
+    lengths = np.where(usable, basis.norms, 1.0)
+    found = poles(rows, basis.vectors, 1, keep=None if usable.all() else usable, lengths=lengths)
+    return np.maximum(found.top_score[:, 0], -found.bottom_score[:, 0])
+
+
+def null_directions(model: Model, against: Against, name: str, options: Options) -> Iterator[Float[np.ndarray, "r d"]]:
+    """Unit rows of a law (``haar``, ``cov``), `ROWS` at a time, of one stream."""
+    law = _law(model, against, name)
+    stream = generator(options.seed, PURPOSES[name])
+    for start in range(0, options.draws, ROWS):
+        rows = unit_rows(law.draw(stream, min(ROWS, options.draws - start), model.spec.d_model))
+        yield unit_rows(without_mean(rows)) if name == "haar" and against.centred else rows
+
+
+def _law(model: Model, against: Against, name: str) -> Law:
+    if name == "haar":
+        return Haar()
+    # LAPACK works where the moment lies: it is the largest array here, and its eigenvectors as large again.
+    values, columns = eigh(second_moment(against.of(model)), overwrite_a=True, check_finite=False, driver="evd")
+    columns *= np.sqrt(np.maximum(values, 0.0))
+    return Matched(columns.T)
 
 
 def second_moment(basis: Basis) -> Float[np.ndarray, "d d"]:
-    """EᵀE/n of the unit vectors of a basis, float64, without a copy of it."""
+    """EᵀE/n of the unit vectors of a basis, float64 in Fortran order, without a copy of it."""
     usable = np.flatnonzero(basis.usable)
-    total = np.zeros((basis.vectors.shape[1],) * 2)
+    total = np.zeros((basis.vectors.shape[1],) * 2, order="F")
     for start in range(0, len(usable), ROWS):
         at = usable[start : start + ROWS]
-        rows = basis.vectors[at].astype(np.float64) / basis.norms[at, None]
-        total += rows.T @ rows
-    return total / len(usable)
-
-
-def _lengths(basis: Basis) -> np.ndarray:
-    return np.where(basis.usable, basis.norms, 1.0)
+        rows = basis.vectors[at].astype(np.float64)
+        rows /= basis.norms[at, None]
+        total += (rows.T @ rows).T
+    total /= len(usable)
+    return total

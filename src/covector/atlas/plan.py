@@ -1,8 +1,8 @@
 """What an atlas decomposes, cut into units that need nothing of each other.
 
-A unit is the attention or the MLP of a layer, an embedding, or the null draws of a basis. Units are the same whatever
-the machine, so a part has the same bytes whoever computed it; they stand in the order of the weight files, and no
-tensor is needed by two of them.
+A unit is the OV or the QK circuits of a layer, one matrix of its MLP, an embedding, or the null draws of a basis; what
+a checkpoint stores in one tensor (a fused q|k|v) is one unit. Units are the same whatever the machine, so a part has
+the same bytes whoever computed it; they stand in the order of the weight files, and no tensor is read by two of them.
 """
 
 import dataclasses
@@ -19,6 +19,8 @@ from covector.model.spec import ModelSpec
 from covector.model.weights import axis_sizes, canonical_axes, split_name
 
 KINDS = ("ov", "qk", "mlp", "embed")
+# Maps of a layer in the order that an atlas stands in.
+IN_LAYER = ("ov", "qk", "in", "gate", "out")
 
 
 @dataclass(frozen=True)
@@ -143,17 +145,46 @@ def bases_of(model: Model) -> tuple[str, ...]:
 
 
 def _grouped(model: Model, options: Options) -> list[tuple[str, tuple[Site, ...]]]:
+    """Name and sites of every unit: each kind of a layer by itself, but kinds that read one stored tensor together."""
     spec, groups = model.spec, []
     for layer, block in enumerate(spec.blocks):
         heads = range(block.attn.n_heads) if block.attn else ()
-        kinds = [kind for kind in ("ov", "qk") if kind in options.kinds]
-        groups.append((f"L{layer}.attn", tuple(Site(layer, head, kind) for kind in kinds for head in heads)))
-        maps = ("in", *(("gate",) if block.mlp and block.mlp.gated else ()), "out")
-        has = block.mlp is not None and "mlp" in options.kinds
-        groups.append((f"L{layer}.mlp", tuple(Site(layer, None, kind) for kind in maps) if has else ()))
+        for kind in ("ov", "qk"):
+            if kind in options.kinds:
+                groups.append((f"L{layer}.{kind}", tuple(Site(layer, head, kind) for head in heads)))
+        if block.mlp is not None and "mlp" in options.kinds:
+            maps = ("in", *(("gate",) if block.mlp.gated else ()), "out")
+            groups += [(f"L{layer}.mlp.{kind}", (Site(layer, None, kind),)) for kind in maps]
     if "embed" in options.kinds:
         groups += [(name, (Site(None, None, name),)) for name in _embeddings(model)]
-    return groups
+    return _joined(model, groups)
+
+
+def _joined(model: Model, groups: list[tuple[str, tuple[Site, ...]]]) -> list[tuple[str, tuple[Site, ...]]]:
+    """Groups that read a stored tensor in common become one."""
+    made: list[tuple[str, tuple[Site, ...], set[str]]] = []
+    for name, sites in groups:
+        read = _stored_names(model, _tensors(model, sites))
+        together = [one for one in made if one[2] & read]
+        made = [one for one in made if not one[2] & read]
+        names, parts, reads = zip(*together, (name, sites, read), strict=True)
+        made.append(("+".join(names), sum(parts, ()), set().union(*reads)))
+    return [(name, sites) for name, sites, _ in made]
+
+
+def _tensors(model: Model, sites: tuple[Site, ...]) -> tuple[str, ...]:
+    """Canonical matrices that these sites are made from in the model's frame."""
+    plain = dict.fromkeys(tensor for site in sites for tensor in site_tensors(site))
+    if model.frame.name != "conjecture2022":
+        return tuple(plain)
+    # The published recipe takes off a mean over the columns of all three.
+    beside = (tensor[:-1] + role for tensor in plain if tensor[-3:] in ("W_Q", "W_K", "W_V") for role in "QKV")
+    return tuple(dict.fromkeys((*plain, *beside)))
+
+
+def _stored_names(model: Model, tensors: tuple[str, ...]) -> set[str]:
+    stored = model.stored
+    return {stored.place(tensor).tensor if isinstance(stored, AdaptedWeights) else tensor for tensor in tensors}
 
 
 def _embeddings(model: Model) -> tuple[str, ...]:
@@ -167,8 +198,7 @@ def _embeddings(model: Model) -> tuple[str, ...]:
 
 
 def _unit(model: Model, options: Options, name: str, sites: tuple[Site, ...]) -> Unit:
-    tensors = tuple(dict.fromkeys(tensor for site in sites for tensor in site_tensors(site)))
-    stored = model.stored
+    tensors, stored = _tensors(model, sites), model.stored
     position = min(map(stored.position, tensors)) if isinstance(stored, AdaptedWeights) else ("", 0)
     d, vocabulary = model.spec.d_model, max(len(model.bases[b]) for b in bases_of(model))
     scored = sum(directions(model.spec, site, options)[1] for site in sites)
@@ -215,11 +245,15 @@ def tensors_of(model: Model, unit: Unit) -> dict[str, str]:
     """Stored name → sha256 of the unit's own tensors, and of the bases that its directions are compared with."""
     against = [unit.basis] if unit.basis else [a for site in unit.sites for a in compared_at(model, site).values()]
     of_bases = (tensor for a in dict.fromkeys(against) for tensor in model.bases[a.basis].tensors)
-    biases = (bias_of(tensor) for tensor in unit.tensors) if model.frame.bias else ()
+    biases = (bias for tensor in unit.tensors for bias in biases_of(tensor)) if model.frame.bias else ()
     return model.origins(*unit.tensors, *dict.fromkeys((*of_bases, *biases)))
 
 
-def bias_of(matrix: str) -> str:
-    """The bias that stands beside a matrix: ``L3.W_Q`` → ``L3.b_Q``, ``out.action.W`` → ``out.action.b``."""
+def biases_of(matrix: str) -> tuple[str, ...]:
+    """The biases that an affine map has from beside its matrix: ``L3.W_Q`` → ``L3.b_Q``, ``out.action.W`` → ….b.
+
+    For ``W_out`` that before it as well: behind a gate it is a constant of the output.
+    """
     lead, dot, role = matrix.rpartition(".")
-    return lead + dot + "b" + role.removeprefix("W")
+    own = lead + dot + "b" + role.removeprefix("W")
+    return (own, f"{lead}.b_in") if role == "W_out" else (own,)
