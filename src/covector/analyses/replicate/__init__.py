@@ -1,0 +1,1 @@
+"""Replication: published lists of singular directions beside ours, and the findings of a sprint asked again."""

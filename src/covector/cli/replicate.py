@@ -1,0 +1,158 @@
+"""`covector replicate`: published lists and findings about singular directions, beside ours."""
+
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from covector.cli.options import Device, Dtype, Json, Layout, ModelRef, Out, Plot, Quiet, Seed, Strict
+from covector.errors import BadRequest
+
+if TYPE_CHECKING:
+    from covector.model.opened import Model
+    from covector.render import Table
+
+# What each replication takes besides the options of every command.
+TAKES = {
+    "conjecture": ("published", "show", "rows", "draws"),
+    "sprint": ("atlas", "concept", "text", "draws"),
+}
+
+
+def replicate(
+    what: Annotated[str, typer.Argument(help="conjecture: published lists; sprint: findings A–G of a sprint.")],
+    model: ModelRef,
+    published: Annotated[
+        Path | None, typer.Option("--published", metavar="FILE", help="conjecture: lists of your own, or downloaded.")
+    ] = None,
+    show: Annotated[
+        str | None, typer.Option("--show", help="conjecture: recipes tried (default), or lists, theirs beside ours.")
+    ] = None,
+    rows: Annotated[
+        int | None, typer.Option("--rows", help="conjecture: recipes per source on the screen (12); files have all.")
+    ] = None,
+    atlas: Annotated[
+        Path | None,
+        typer.Option("--atlas", metavar="DIR", help="sprint: where its atlases are, or go (a passing one)."),
+    ] = None,
+    concept: Annotated[
+        list[str] | None, typer.Option("--concept", help='sprint: a concept to trace, such as "fire + flame".')
+    ] = None,
+    text: Annotated[
+        Path | None, typer.Option("--text", metavar="FILE", help="sprint: plain text to run, for finding G.")
+    ] = None,
+    draws: Annotated[int | None, typer.Option("--draws", help="Draws of the simulated nulls.")] = None,
+    layout: Layout = None,
+    seed: Seed = 0,
+    json: Json = False,
+    out: Out = None,
+    plot: Plot = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float64",
+    strict: Strict = False,
+    quiet: Quiet = False,
+) -> None:
+    """Published results on singular directions, asked again of a model: which recipe made a list, which claims hold."""
+    from covector.cli.output import emit, write
+    from covector.cli.run_options import check_run_options
+    from covector.workbench import open as open_model
+
+    start = time.perf_counter()
+    check_run_options(device, dtype)
+    given = {"published": published, "show": show, "rows": rows, "atlas": atlas, "concept": concept, "text": text,
+             "draws": draws}  # fmt: skip
+    _check(what, [name for name, value in given.items() if value is not None and value != []])
+    opened = open_model(model, layout, strict=strict)
+    chosen = {} if draws is None else {"draws": draws}
+    if what == "sprint":
+        table = _sprint(opened, atlas, tuple(concept or ()), text, seed, quiet, chosen)
+        emit(table, as_json=json, out=out, plot=plot, quiet=quiet, seconds=time.perf_counter() - start)
+        return
+    table = _conjecture(opened, published, show or "recipes", seed, chosen)
+    seconds = time.perf_counter() - start
+    write(table, out=out, plot=plot)
+    if json or show == "lists":
+        emit(table, as_json=json, out=None, plot=None, quiet=quiet, seconds=seconds)
+        return
+    from covector.analyses.replicate.conjecture import foremost
+
+    emit(foremost(table, 12 if rows is None else rows), as_json=False, out=None, plot=None, quiet=quiet,
+         seconds=seconds)  # fmt: skip
+
+
+def _check(what: str, given: list[str]) -> None:
+    if what not in TAKES:
+        raise BadRequest(f"expected covector replicate {' or '.join(TAKES)}, got '{what}'")
+    foreign = [name for name in given if name not in TAKES[what]]
+    if foreign:
+        other = next(name for name in TAKES if foreign[0] in TAKES[name])
+        raise BadRequest(f"covector replicate {what} takes no --{foreign[0]}; it belongs to covector replicate {other}")
+
+
+def _conjecture(model: "Model", published: Path | None, show: str, seed: int, chosen: dict[str, int]) -> "Table":
+    from covector.analyses.replicate.conjecture import replicate_conjecture, replicated_lists
+
+    known = {"recipes": replicate_conjecture, "lists": replicated_lists}
+    if show not in known:
+        raise BadRequest(f"--show: expected {' or '.join(known)}, got '{show}'")
+    return known[show](model, None if published is None else published.expanduser(), seed=seed, **chosen)
+
+
+def _sprint(
+    model: "Model",
+    folder: Path | None,
+    concepts: tuple[str, ...],
+    text: Path | None,
+    seed: int,
+    quiet: bool,
+    chosen: dict[str, int],
+) -> "Table":
+    """The atlases that the findings need are built where the user says, or in a folder that goes away."""
+    from covector.analyses.replicate.finding import CONCEPTS
+    from covector.analyses.replicate.sprint import replicate_sprint
+    from covector.atlas.plan import Options
+    from covector.building import build_atlas
+    from covector.cli.progress import Progress
+
+    words = None if text is None else _read(text)
+    with tempfile.TemporaryDirectory(prefix="covector-") as passing:
+        at = Path(passing) if folder is None else folder.expanduser()
+
+        def made(frame: str):
+            progress = Progress(quiet)
+            try:
+                options = Options(("ov",), seed=seed)
+                atlas = build_atlas(model.framed(frame), at / frame, options=options, progress=progress)
+            finally:
+                progress.close()
+            assert atlas is not None, "whole atlases are built here, no shards"
+            return atlas
+
+        removed = _removed(words, seed)
+        return replicate_sprint(
+            model, made("raw"), made, removed=removed, concepts=concepts or CONCEPTS, seed=seed, **chosen
+        )
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadRequest(f"--text: expected a UTF-8 text file at '{path}', got: {error}; check the path") from error
+
+
+def _removed(text: str | None, seed: int):
+    """What removes traced dyads on a text; None without a text."""
+    if text is None:
+        return None
+    try:
+        from covector.analyses.replicate.removal import removal
+    except ImportError as error:
+        from covector.errors import MissingExtra
+
+        raise MissingExtra(
+            f"--text runs the model: expected torch, {error.name} is missing; pip install 'covector[run]'"
+        ) from error
+    return lambda model, traced: removal(model, traced, text, seed=seed)
