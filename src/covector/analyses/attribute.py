@@ -53,9 +53,9 @@ def _direct(linear: Linearised, G: Functional, _words: Sequence[str], *_more: ob
     return [(name, "", float(value.sum())) for name, value, _on in _written(linear, G)]
 
 
-def _written(linear: Linearised, G: Functional) -> list[tuple[str, np.ndarray, Functional]]:
+def _written(linear: Linearised, G: Functional) -> list[tuple[str, np.ndarray, np.ndarray]]:
     """(component, its contribution by position, the functional on its z) from the last to the first."""
-    found: list[tuple[str, np.ndarray, Functional]] = []
+    found: list[tuple[str, np.ndarray, np.ndarray]] = []
     for s in range(linear.end, 0, -1):
         G = linear.before(G, s)
         for c in reversed(linear.components):

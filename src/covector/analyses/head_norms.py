@@ -81,7 +81,7 @@ def _beyond(own: Float[np.ndarray, " head"], null: Float[np.ndarray, "draws _"])
     return (1 + np.sum(null >= own, axis=0)) / (1 + len(null))
 
 
-def _directions(view: Model, G: Functional, draws: int, seed: int) -> Functional:
+def _directions(view: Model, G: Functional, draws: int, seed: int) -> Float[np.ndarray, "draws position d_model"]:
     """Random functionals on the last state as long as this one, without a part along 1 where the final norm centres."""
     found = generator(seed, "directions").standard_normal((draws, 1, G.shape[-1]))
     final = view.spec.final_norm

@@ -147,7 +147,7 @@ class Linearised:
         last = f"L{self.spec.n_layers - 1}.resid_post" if self.spec.n_layers else "resid_in"
         return self.norm(G, self.spec.final_norm, "final_norm", self.at(self.policies.norms, last))
 
-    def unread(self, rows: Float[np.ndarray, "1 n"], output: str) -> tuple[Functional, Functional]:
+    def unread(self, rows: Float[np.ndarray, "batch n"], output: str) -> tuple[Functional, Functional]:
         """Without runs: the functional on the final stream, and on the last state, at one position."""
         out = self.spec.output(output)
         assert out is not None, output
@@ -214,7 +214,7 @@ class Linearised:
         points = self.at(self.policies.norms, c.hook(f"{c.sub.name}_out")) if c.sub.post else ()
         return self.norm(G * c.sub.scale, c.sub.post, f"L{c.layer}.{c.sub.name}_post", points)
 
-    def read(self, F: np.ndarray, c: Component) -> Functional:
+    def read(self, F: np.ndarray, c: Component) -> Float[np.ndarray, "*batch d_model"]:
         """A functional on what a component reads behind its norm, as one on the state that it reads."""
         points = self.at(self.policies.norms, c.hook(f"{c.sub.name}_in")) if c.sub.reads else ()
         return self.norm(F, c.sub.reads, f"L{c.layer}.{c.sub.name}_norm", points)

@@ -24,6 +24,9 @@ from covector.propagation.anatomy import Component
 from covector.propagation.linearised import Functional, HeadPull, Linearised
 from covector.study.path import Path, Step
 
+# One per world; worlds differ in batch and length.
+Functionals = Sequence[Float[np.ndarray, "_ _ d_model"]]
+
 
 @dataclass(frozen=True, eq=False)
 class World:
@@ -86,7 +89,7 @@ class Found:
 class _Entry:
     rank: tuple[float, str]
     part: Part = field(compare=False)
-    functionals: list[Functional] | None = field(compare=False, default=None)
+    functionals: Functionals | None = field(compare=False, default=None)
 
 
 def find_paths(worlds: Sequence[World], expansions: int, least: float = 0.0) -> Found:
@@ -162,7 +165,7 @@ def component(model: Linearised, step: Step) -> Component:
     return next(c for c in model.components if c.layer == step.layer and c.sub.name == step.sublayer)
 
 
-def split(worlds: Sequence[World], functionals: Sequence[Functional], path: Path) -> Iterator[Part]:
+def split(worlds: Sequence[World], functionals: Functionals, path: Path) -> Iterator[Part]:
     """Everything that feeds the first component of a path, one part per component, edge and slot; zeros left out."""
     shares: dict[Step, list[np.ndarray]] = {}
     sizes = [len(w.names) for w in worlds]

@@ -1,5 +1,7 @@
 """Runs of the reference decoder as the working points that a linearised model is made from."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 
@@ -9,11 +11,20 @@ from covector.run.decoder import Decoder
 from covector.run.hooks import hook_names
 
 
-def captured(decoder: Decoder, tokens: Int[np.ndarray, "batch position"]) -> dict[str, np.ndarray]:
-    """Every activation that stand-ins are made from, and the outputs, by hook; float64 where the decoder is."""
+def captured(
+    decoder: Decoder, tokens: Int[np.ndarray, "batch position"] | Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Every activation that stand-ins are made from, and the outputs, by hook; float64 where the decoder is.
+
+    `tokens` are ids, or an agent's inputs by name ([batch, time] or [batch, time, n]).
+    """
     wanted = CAPTURED | {"resid_pre"}
     named = [n for n in hook_names(decoder.spec) if n.rpartition(".")[2] in wanted]
     with torch.no_grad():
-        run = decoder.run(torch.from_numpy(np.ascontiguousarray(tokens)), capture=named)
+        if isinstance(tokens, Mapping):
+            inputs = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in tokens.items()}
+        else:
+            inputs = torch.from_numpy(np.ascontiguousarray(tokens))
+        run = decoder.run(inputs, capture=named)
     cache = {name: value.numpy() for name, value in run.cache.items()}
     return cache | {f"out.{name}": value.numpy() for name, value in run.outputs.items()}

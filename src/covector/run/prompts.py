@@ -226,19 +226,29 @@ def _from_line(model: Model, line: str, where: str, bos: str) -> Pair:
         raise BadRequest(
             f"{where}: expected an object with 'clean' (a text), and 'corrupt', 'slots', 'label' if wanted"
         )
-    texts = (value["clean"], value.get("corrupt", value["clean"]))
+    texts, places = (value["clean"], value.get("corrupt", value["clean"])), value.get("slots", {})
+    if not isinstance(texts[1], str) or not isinstance(places, dict):
+        raise BadRequest(
+            f"{where}: expected 'corrupt' to be a text and 'slots' an object of name: text or token, got "
+            f"{texts[1]!r} and {places!r}"
+        )
     ids = [start_ids(model, bos) + _encode(model, text) for text in texts]
     if len(ids[0]) != len(ids[1]):
         raise BadRequest(f"{where}: expected prompts of equal length, got {len(ids[0])} and {len(ids[1])} tokens")
-    slots = {name: _slot(model, at, ids, texts, where, bos) for name, at in dict(value.get("slots", {})).items()}
+    slots = {name: _slot(model, at, ids, texts, where, bos) for name, at in places.items()}
     label = str(value.get("label", ""))
     return Pair(tuple(ids[0]), tuple(ids[1]), slots | {"end": len(ids[0]) - 1}, texts, ("", ""), label)
 
 
 def _slot(model: Model, at: object, ids: Sequence[Sequence[int]], texts: Iterable[str], where: str, bos: str) -> int:
     if isinstance(at, int) and not isinstance(at, bool):
-        return at if at >= 0 else len(ids[0]) + at
-    found = {_last_token(model, text[: text.index(str(at)) + len(str(at))], bos) for text in texts if str(at) in text}
+        place = at if at >= 0 else len(ids[0]) + at
+        if not 0 <= place < len(ids[0]):
+            raise BadRequest(f"{where}: slot {at} is outside prompts of {len(ids[0])} tokens; choose one inside")
+        return place
+    if not isinstance(at, str) or not at:
+        raise BadRequest(f"{where}: expected a slot's text or token number, got {at!r}")
+    found = {_last_token(model, text[: text.index(at) + len(at)], bos) for text in texts if at in text}
     if len(found) != 1:
         raise BadRequest(
             f"{where}: expected slot text {at!r} once at the same token of both prompts, found {len(found)} places"

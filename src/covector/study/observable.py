@@ -132,7 +132,7 @@ class Observable:
     def of(self, outputs: Float[np.ndarray, "*batch n"]) -> Float[np.ndarray, "*batch"]:
         """Its value on outputs (logits, after their soft-cap)."""
         value = outputs[..., list(self.ids)] @ np.array(self.weights)
-        return value + self.shift * outputs.sum(axis=-1) if self.shift else value
+        return np.asarray(value + self.shift * outputs.sum(axis=-1) if self.shift else value)
 
     def readout(self, model: Model) -> Float[np.ndarray, " d_model"]:
         """scale · W_U n: the functional on what the output matrix multiplies, before any soft-cap; float64."""

@@ -1,0 +1,164 @@
+"""Patching: what is put in changes what stands behind it and nothing else, and the guess is the gradient."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+import covector
+from covector.analyses.patch import mask_of, patch, places_of, sign_flips
+from covector.arch.toy import random_model
+from covector.errors import BadRequest
+from covector.model.opened import Model
+from covector.model.spec import Norm, Rotary
+from covector.model.weights import Weights
+from covector.run.decoder import Decoder
+from covector.run.hooks import hook_names
+from covector.run.points import captured
+from covector.run.prompts import Pair, batches
+from covector.run.sweep import Place, sweep
+from covector.study.observable import Observable
+from random_checkpoints import random_weights
+
+WHATS = ("heads", "resid", "attn", "mlp", "q", "k", "v", "pattern")
+MODELS: dict[str, Callable[[], Weights]] = {
+    "plain": random_model,
+    "rotary grouped": lambda: random_model(
+        rotary=Rotary(4, 1e4), n_kv_heads=2, norm=Norm("rms", 1e-6), gated=True, activation="silu", positions="none"
+    ),
+    "parallel": lambda: random_model(parallel=True),
+    "post-norm": lambda: random_model(placement="post"),
+    "gemma2": lambda: random_weights("gemma2"),
+}
+
+
+def pairs_for(model: Model, n: int = 3, length: int = 6, seed: int = 0) -> list[Pair]:
+    ids = np.random.default_rng(seed).integers(0, model.spec.n_vocab, (n, 2, length))
+    slots = {"NAME": 1, "end": length - 1}
+    return [Pair(tuple(map(int, a)), tuple(map(int, b)), slots, ("", "")) for a, b in ids]
+
+
+def asked(model: Model) -> Observable:
+    return Observable({"token 3": 1, "token 5": -1}, model)
+
+
+@pytest.mark.identity("OP-28")
+@pytest.mark.parametrize("what", WHATS)
+@pytest.mark.parametrize("name", MODELS)
+def test_patching_clean_into_clean_changes_nothing(name: str, what: str) -> None:
+    model = covector.open(MODELS[name]())
+    same = [Pair(p.clean, p.clean, p.slots, p.texts) for p in pairs_for(model)]
+    table = patch(model, asked(model), same, what=what)
+    np.testing.assert_allclose(np.abs(np.asarray(table["effect"])), 0, atol=1e-12)
+
+
+@pytest.mark.parametrize("what", WHATS)
+@pytest.mark.parametrize("name", MODELS)
+def test_a_sweep_that_starts_at_the_layer_is_a_whole_run_with_the_same_intervention(name: str, what: str) -> None:
+    model = covector.open(MODELS[name]())
+    observable, decoder = asked(model), Decoder(model.weights)
+    (batch,) = batches(pairs_for(model))
+    base, other = captured(decoder, batch.clean), captured(decoder, batch.corrupt)
+    places = [p for p in places_of(model.spec, what, ("NAME",) if what == "resid" else ()) if p.layer == 1]
+    masks = {"NAME": mask_of(batch, "NAME")}
+    for place, values in sweep(decoder, base, other, places, masks, observable, batch.at("end")):
+
+        def change(x: torch.Tensor, place: Place = place) -> torch.Tensor:
+            x, new = x.clone(), torch.from_numpy(other[place.hook])
+            if place.slot:
+                x[:, 1] = new[:, 1]
+            elif place.head is None:
+                x = new
+            elif place.role == "pattern":
+                x[:, place.head] = new[:, place.head]
+            else:
+                x[:, :, place.head] = new[:, :, place.head]
+            return x
+
+        run = decoder.run(torch.from_numpy(batch.clean), intervene={place.hook: change})
+        wanted = observable.of(run.outputs["token"][:, -1].numpy())
+        np.testing.assert_allclose(values, wanted, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.identity("OP-28")
+def test_the_whole_stream_taken_from_the_corrupt_run_is_the_corrupt_run() -> None:
+    model = covector.open(random_model())
+    pairs = pairs_for(model)
+    decoder, observable = Decoder(model.weights), asked(model)
+    (batch,) = batches(pairs)
+    base, other = captured(decoder, batch.clean), captured(decoder, batch.corrupt)
+    places = [Place(layer, "resid_pre") for layer in range(2)]
+    corrupt = observable.of(other["out.token"][:, -1])
+    for _, values in sweep(decoder, base, other, places, {}, observable, batch.at("end")):
+        np.testing.assert_allclose(values, corrupt, rtol=1e-12)
+
+
+@pytest.mark.parametrize("what", WHATS)
+@pytest.mark.parametrize("name", MODELS)
+def test_the_first_order_guess_is_the_slope_of_the_patch(name: str, what: str) -> None:
+    """Finite difference of the decoder along the change, step 1e-5: curvature leaves 1e-5 relative of the change."""
+    model = covector.open(MODELS[name]())
+    observable, decoder = asked(model), Decoder(model.weights)
+    (pair,) = pairs_for(model, 1)
+    base, other = (captured(decoder, np.array([ids])) for ids in (pair.clean, pair.corrupt))
+    slots = ("NAME",) if what in ("resid", "attn", "mlp") else ()
+    table = patch(model, observable, [pair], what=what, slots=slots)
+    guess = dict(zip(table["place"], np.asarray(table["first_order"]), strict=True))
+    for place in places_of(model.spec, what, slots):
+        values = []
+        for step in (1e-5, -1e-5):
+            near = {place.hook: base[place.hook] + step * (other[place.hook] - base[place.hook])}
+            ((_, value),) = sweep(decoder, base, near, [place], {"NAME": np.eye(6)[[1]]}, observable, np.array([5]))
+            values.append(value[0])
+        slope = (values[0] - values[1]) / 2e-5
+        np.testing.assert_allclose(guess[str(place)], -slope, rtol=1e-6, atol=1e-7)
+
+
+def test_ablations_put_in_what_they_say() -> None:
+    model = covector.open(random_model())
+    pairs, observable, decoder = pairs_for(model, 3), asked(model), Decoder(model.weights)
+    (batch,) = batches(pairs)
+    clean = decoder.run(torch.from_numpy(batch.clean), capture=hook_names(model.spec))
+    both = torch.cat(
+        [clean.cache["L0.z"], decoder.run(torch.from_numpy(batch.corrupt), capture=["L0.z"]).cache["L0.z"]]
+    )
+    before = observable.of(clean.outputs["token"][:, -1].numpy())
+    for source, new in (("zero", torch.zeros_like(both[:3])), ("mean", both.mean(0).expand(3, -1, -1, -1))):
+
+        def change(x: torch.Tensor, new: torch.Tensor = new) -> torch.Tensor:
+            return torch.cat([x[:, :, :2], new[:, :, 2:3], x[:, :, 3:]], dim=2)
+
+        after = decoder.run(torch.from_numpy(batch.clean), intervene={"L0.z": change}).outputs["token"][:, -1]
+        table = patch(model, observable, pairs, source=source)
+        effect = dict(zip(table["place"], np.asarray(table["effect"]), strict=True))["L0H2"]
+        assert effect == pytest.approx(float((before - observable.of(after.numpy())).mean()), abs=1e-11)
+
+
+def test_sign_flip_p_of_few_pairs_counts_all_signs() -> None:
+    effects = np.array([[1.0, 2.0, 3.0], [1.0, -1.0, 0.5]])
+    # |±1±2±3| >= 6 in 2 of 8; |±1±1±.5| >= .5 in all 8.
+    np.testing.assert_allclose(sign_flips(effects, 0), [0.25, 1.0])
+
+
+def test_sign_flip_p_is_uniform_under_the_null() -> None:
+    effects = np.random.default_rng(1).standard_normal((400, 12))
+    p = sign_flips(effects, 0)
+    # Share below .1 of 400 independent p: binomial standard error .015.
+    assert abs(np.mean(p <= 0.1) - 0.1) < 4 * 0.015
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [({"what": "neurons"}, "--what heads, resid"), ({"source": "noise"}, "corrupt, zero, mean, resample")],
+)
+def test_unknown_words_are_refused_with_the_known_ones(options: dict, told: str) -> None:
+    model = covector.open(random_model())
+    with pytest.raises(BadRequest, match=told):
+        patch(model, asked(model), pairs_for(model), **options)
+
+
+def test_resampling_a_single_prompt_is_refused() -> None:
+    model = covector.open(random_model())
+    with pytest.raises(BadRequest, match="at least two prompts of one length"):
+        patch(model, asked(model), pairs_for(model, 1), source="resample")
