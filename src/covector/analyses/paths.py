@@ -9,11 +9,12 @@ import numpy as np
 
 from covector.errors import BadRequest
 from covector.model.opened import Model
-from covector.propagation.search import Found, Part, find_paths
+from covector.propagation.search import Found, Part, World, find_paths, share_of
 from covector.render import Column, Table
 from covector.run.pairs import worlds_of
 from covector.run.prompts import Pair
 from covector.study.observable import Observable
+from covector.study.path import Path, parse_path
 
 
 def paths(
@@ -25,13 +26,16 @@ def paths(
     expansions: int = 100,
     least: float = 0.005,
     by_slot: bool = True,
+    dyads: bool = False,
+    given: Sequence[str] = (),
 ) -> Table:
     """Paths by |share| of the mean difference clean − corrupt of the observable, every prefix with its own share.
 
     A path is typed: a head is entered through its values, ``.q`` or ``.k``; ``@slot`` is where a component reads. The
     largest part is split first, `expansions` times or until no unsplit part has `least` of the total; rows that begin
     at ``embed`` are complete. ``low``, ``high``: mean ± 1.96 standard errors over pairs. `by_slot` False takes all
-    positions together.
+    positions together. `dyads` splits a head's edge into the dyads that it reads along before going on. `given` are
+    paths as they are typed: they alone are measured, with each of their ends (no search).
     Accounting, not prediction: secant stand-ins saw both prompts, and their shares sum to the measured difference to
     rounding; they are not the effect of patching one place.
     Costs two runs per pair and a backward step through all earlier components per expansion. Raises BadRequest for no
@@ -44,10 +48,10 @@ def paths(
     difference = measured[:, 0] - measured[:, 1]
     if not np.any(difference):
         raise BadRequest(f"clean and corrupt prompts give the same {observable}: there is no difference to account for")
-    found = find_paths(worlds, expansions, least)
+    found = _measured(worlds, given, model) if given else find_paths(worlds, expansions, least, dyads=dyads)
     total = float(difference.mean())
     parts = sorted(found.parts, key=lambda part: (-abs(part.share), str(part.path)))
-    parts = [part for part in parts if abs(part.share) >= least * abs(total) / 10]
+    parts = [part for part in parts if given or abs(part.share) >= least * abs(total) / 10]
     return Table(
         columns=_columns(parts, total),
         meta=model.meta | {"analysis": "paths", "observable": str(observable), "policy": "secant", "kind": "accounting",
@@ -58,9 +62,18 @@ def paths(
         not_says="It does not say what patching one place does: shares account for the difference between these "
         "prompts and depend on them. A path through .q or .k moves attention, not content"
         + (f"; {observable.warning}." if observable.warning else "."),
-        next=f'covector observe norms {model.words} "{observable}"',
+        next=f'covector observe norms {model.words} {observable.typed}',
         key=("path",),
     )  # fmt: skip
+
+
+def _measured(worlds: Sequence[World], given: Sequence[str], model: Model) -> Found:
+    """Shares of given paths and of their ends (from the output down)."""
+    wanted = [parse_path(text, model.spec) for text in given]
+    every = dict.fromkeys(Path(p.steps[i:]) for p in wanted for i in range(len(p.steps)))
+    parts = {path: share_of(worlds, path) for path in every}
+    ends = tuple(parts[path] for path in wanted if path.steps)
+    return Found(share_of(worlds, Path(())), tuple(parts.values()), ends, 0)
 
 
 def _columns(parts: Sequence[Part], total: float) -> list[Column]:

@@ -9,6 +9,7 @@ not been looked into is known. The part with the largest |share| is split first.
 Source: `docs/theory/observables.md`, equations 13–15; theory page §4.5, §4.7.
 """
 
+import dataclasses
 import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from covector.model.address import Site
 from covector.model.circuits import map_at
 from covector.propagation.anatomy import Component
 from covector.propagation.linearised import Functional, HeadPull, Linearised
-from covector.study.path import Path, Step
+from covector.study.path import EDGES, Path, Step
 
 # One per world; worlds differ in batch and length.
 Functionals = Sequence[Float[np.ndarray, "_ _ d_model"]]
@@ -92,9 +93,12 @@ class _Entry:
     functionals: Functionals | None = field(compare=False, default=None)
 
 
-def find_paths(worlds: Sequence[World], expansions: int, least: float = 0.0) -> Found:
-    """Split the largest parts `expansions` times, or until none of at least `least` of |total| is left to split."""
-    total = Part(Path(()), np.concatenate([_value(w.model, w.start, w.model.end) for w in worlds]))
+def find_paths(worlds: Sequence[World], expansions: int, least: float = 0.0, *, dyads: bool = False) -> Found:
+    """Split the largest parts `expansions` times, or until none of at least `least` of |total| is left to split.
+
+    `dyads`: a head's edge is first split into the dyads that it reads along, and those into what feeds them.
+    """
+    total = share_of(worlds, Path(()))
     bar = least * abs(total.share)
     queue = [_Entry((-np.inf, ""), total, [w.start for w in worlds])]
     parts: list[Part] = []
@@ -102,15 +106,58 @@ def find_paths(worlds: Sequence[World], expansions: int, least: float = 0.0) -> 
     done = 0
     while queue and done < expansions:
         entry = heapq.heappop(queue)
-        functionals = entry.functionals or [functional(w, entry.part.path) for w in worlds]
-        done += 1
-        for child in split(worlds, functionals, entry.part.path):
+        path, done = entry.part.path, done + 1
+        if dyads and _is_whole_edge(path):
+            children = split_dyads(worlds, path)
+        else:
+            children = split(worlds, entry.functionals or [functional(w, path) for w in worlds], path)
+        for child in children:
             parts.append(child)
             if child.complete or abs(child.share) < bar:
                 frontier.append(child)
             else:
                 heapq.heappush(queue, _Entry((-abs(child.share), str(child.path)), child))
     return Found(total, tuple(parts), (*frontier, *(e.part for e in queue)), done)
+
+
+def share_of(worlds: Sequence[World], path: Path) -> Part:
+    """The exact share of one path."""
+    return Part(
+        path, np.concatenate([np.sum(functional(w, path) * _read_change(w, path), axis=(1, 2)) for w in worlds])
+    )
+
+
+def _read_change(world: World, path: Path) -> Functional:
+    """The change of the state that a path's functional is on."""
+    if not path.steps:
+        return world.model.change(_last_hook(world.model))
+    if path.steps[0].kind == "embed":
+        return world.model.change("resid_in")
+    c = component(world.model, path.steps[0])
+    return world.model.change(c.hook(f"{c.sub.name}_in"))
+
+
+def _is_whole_edge(path: Path) -> bool:
+    return bool(path.steps) and path.steps[0].kind in EDGES and path.steps[0].dyad is None
+
+
+def split_dyads(worlds: Sequence[World], path: Path) -> Iterator[Part]:
+    """The first step of a path, a head's edge, split into the dyads that it reads along behind its norm; no zeros."""
+    step, rest = path.steps[0], Path(path.steps[1:])
+    shares = []
+    for world in worlds:
+        model, c = world.model, component(world.model, step)
+        F, state = functional(world, rest), component(model, rest.steps[0]).reads if rest.steps else model.end
+        for s in range(state, c.writes, -1):
+            F = model.before(F, s)
+        G = model.out(model.before(F, c.writes), c)
+        whole = normed_functional(model, G, step) * world.mask(step.slot)[..., None]
+        reads = read_directions(model, step)
+        change = model.change(c.hook("attn_normed"))
+        shares.append(np.sum((whole @ reads.T) * (change @ reads.T), axis=1))
+    for dyad, share in enumerate(np.concatenate(shares).T):
+        if share.any():
+            yield Part(rest.before(dataclasses.replace(step, dyad=dyad)), share)
 
 
 def functional(world: World, path: Path) -> Functional:
@@ -221,7 +268,5 @@ def _by_slot(
             yield Step(step.kind, step.layer, step.head, step.dyad, slot), share
 
 
-def _value(model: Linearised, F: Functional, state: int) -> Float[np.ndarray, " batch"]:
-    """A functional on the last state, of its change."""
-    hook = f"L{model.spec.n_layers - 1}.resid_post" if state else "resid_in"
-    return np.sum(F * model.change(hook), axis=(1, 2))
+def _last_hook(model: Linearised) -> str:
+    return f"L{model.spec.n_layers - 1}.resid_post" if model.end else "resid_in"
