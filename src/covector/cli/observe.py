@@ -72,6 +72,39 @@ def norms(
     emit(table, as_json=json, out=out, plot=plot, quiet=quiet, seconds=time.perf_counter() - start)
 
 
+@observe.command("shares")
+def shares(
+    model: ModelRef,
+    task: Task,
+    template: Template = None,
+    fill: Fill = None,
+    prompts: Prompts = None,
+    bos: Bos = "auto",
+    at: At = "end",
+    top: Annotated[int, typer.Option("--top", help="Rows on the screen; files have all.")] = 25,
+    centred: Centred = False,
+    output: Output = None,
+    layout: Layout = None,
+    json: Json = False,
+    out: Out = None,
+    plot: Plot = None,
+    strict: Strict = False,
+    quiet: Quiet = False,
+) -> None:
+    """What each component brings to the difference between two prompts, exactly; heads split into OV and QK."""
+    from covector.analyses.shares import shares as measure
+    from covector.cli.output import emit, write
+    from covector.workbench import open as open_model
+
+    start = time.perf_counter()
+    opened = open_model(model, layout, strict=strict)
+    pairs = pairs_of(opened, template, fill, prompts, bos)
+    table = measure(opened, observable_of(task, opened, output, centred), pairs, at=at)
+    write(table, out=out, plot=plot)
+    shown = table if json else table.head(top)
+    emit(shown, as_json=json, out=None, plot=None, quiet=quiet, seconds=time.perf_counter() - start)
+
+
 def observable_of(task: str, model, output: str | None, centred: bool):
     """The observable that the options name."""
     from covector.study.observable import Observable
@@ -148,6 +181,10 @@ def paths(
     expand: Annotated[int, typer.Option("--expand", help="How many parts are split at most, largest first.")] = 100,
     least: Annotated[float, typer.Option("--least", help="Parts below this share of the total are not split.")] = 0.005,
     together: Annotated[bool, typer.Option("--together", help="Take all positions of a component together.")] = False,
+    dyads: Annotated[bool, typer.Option("--dyads", help="Split a head into the dyads that it reads along.")] = False,
+    path: Annotated[
+        list[str] | None, typer.Option("--path", help="Measure this path alone: L0H0:2@NAME>L2.mlp>out (repeatable).")
+    ] = None,
     centred: Centred = False,
     output: Output = None,
     layout: Layout = None,
@@ -166,7 +203,10 @@ def paths(
     opened = open_model(model, layout, strict=strict)
     pairs = pairs_of(opened, template, fill, prompts, bos)
     observable = observable_of(task, opened, output, centred)
-    table = find(opened, observable, pairs, at=at, expansions=expand, least=least, by_slot=not together)
+    table = find(
+        opened, observable, pairs, at=at, expansions=expand, least=least, by_slot=not together, dyads=dyads,
+        given=tuple(path or ()),
+    )  # fmt: skip
     write(table, out=out, plot=plot)
     shown = table if json else table.head(top)
     emit(shown, as_json=json, out=None, plot=None, quiet=quiet, seconds=time.perf_counter() - start)
@@ -181,3 +221,69 @@ def pairs_of(model, template: list[str] | None, fill: list[str] | None, prompts:
     if prompts is not None:
         return read_pairs(model, prompts, bos)
     return fill_template(model, template or [], parse_fill(fill or []), bos)
+
+
+@observe.command("virtual")
+def virtual(
+    model: ModelRef,
+    task: Task,
+    length: Annotated[int, typer.Option("--length", help="Heads on a path at most.")] = 3,
+    top: Annotated[int, typer.Option("--top", help="How many paths: the first of all, proven.")] = 20,
+    by: Annotated[str, typer.Option("--by", help="norm: longest feature; ratio: over what random read-outs have.")] = (
+        "norm"
+    ),
+    budget: Annotated[
+        int | None, typer.Option("--budget", help="Nodes that the search opens at most; then the gap is stated.")
+    ] = None,
+    draws: Annotated[int, typer.Option("--draws", help="Random read-outs behind every chance and p.")] = 1000,
+    centred: Centred = False,
+    output: Output = None,
+    frame: FrameName = "raw",
+    layout: Layout = None,
+    seed: Seed = 0,
+    json: Json = False,
+    out: Out = None,
+    strict: Strict = False,
+    quiet: Quiet = False,
+) -> None:
+    """Which chains of heads could matter: exact top of all paths through attention values. No data at all."""
+    from covector.analyses.virtual_heads import virtual_heads
+    from covector.cli.output import emit
+    from covector.workbench import open as open_model
+
+    start = time.perf_counter()
+    opened = open_model(model, layout, frame=frame, strict=strict)
+    observable = observable_of(task, opened, output, centred)
+    table = virtual_heads(opened, observable, length=length, top=top, by=by, budget=budget, draws=draws, seed=seed)
+    emit(table, as_json=json, out=out, plot=None, quiet=quiet, seconds=time.perf_counter() - start)
+
+
+@observe.command("shared")
+def shared(
+    model: ModelRef,
+    first: Task,
+    second: Task,
+    length: Annotated[int, typer.Option("--length", help="Heads on a path at most, 1 to 3.")] = 3,
+    top: Annotated[int, typer.Option("--top", help="Pairs, furthest above chance first.")] = 20,
+    most: Annotated[int, typer.Option("--paths", help="Paths per head at most, largest gain first.")] = 64,
+    draws: Annotated[int, typer.Option("--draws", help="Random pairs of read-outs behind every chance and p.")] = 500,
+    centred: Centred = False,
+    output: Output = None,
+    frame: FrameName = "raw",
+    layout: Layout = None,
+    seed: Seed = 0,
+    json: Json = False,
+    out: Out = None,
+    strict: Strict = False,
+    quiet: Quiet = False,
+) -> None:
+    """Do two tasks share features over chains of heads? Pairs of paths that end at one head, no data at all."""
+    from covector.analyses.shared import shared as compare
+    from covector.cli.output import emit
+    from covector.workbench import open as open_model
+
+    start = time.perf_counter()
+    opened = open_model(model, layout, frame=frame, strict=strict)
+    tasks = [observable_of(task, opened, output, centred) for task in (first, second)]
+    table = compare(opened, tasks[0], tasks[1], length=length, top=top, paths=most, draws=draws, seed=seed)
+    emit(table, as_json=json, out=out, plot=None, quiet=quiet, seconds=time.perf_counter() - start)
