@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from covector.analyses.paths_picture import path_graph
 from covector.errors import BadRequest
 from covector.model.opened import Model
 from covector.propagation.search import Found, Part, World, find_paths, share_of
@@ -63,8 +64,15 @@ def paths(
         "prompts and depend on them. A path through .q or .k moves attention, not content"
         + (f"; {observable.warning}." if observable.warning else "."),
         next=f'covector observe norms {model.words} {observable.typed}',
+        picture=path_graph(found.parts, _slots(pairs) if by_slot else ["*"], model.spec.n_layers),
         key=("path",),
     )  # fmt: skip
+
+
+def _slots(pairs: Sequence[Pair]) -> list[str]:
+    """Names of positions as they stand in the longest prompt."""
+    longest = max(pairs, key=len)
+    return list(dict.fromkeys(longest.slot_of(t) for t in range(len(longest))))
 
 
 def _measured(worlds: Sequence[World], given: Sequence[str], model: Model) -> Found:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from covector.render.draw_graph import draw_graph
 from covector.render.labels import cell_len, clip, label, printable
 from covector.render.number import number_text
 from covector.render.picture import (
@@ -16,6 +17,7 @@ from covector.render.picture import (
     ORDERED,
     SEQUENTIAL,
     Curve,
+    Graph,
     Grid,
     Picture,
     Scatter,
@@ -50,6 +52,8 @@ def draw(fig: "Figure", picture: Picture, title: str, spell: Spell) -> None:
         ax = _draw_grid(fig, picture, spell)
     elif isinstance(picture, Curve):
         ax = _draw_curve(fig, picture, spell)
+    elif isinstance(picture, Graph):
+        ax = draw_graph(fig, picture, spell)
     else:
         ax = _draw_scatter(fig, picture, spell)
     if title:

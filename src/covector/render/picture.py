@@ -151,7 +151,34 @@ class Scatter:
         object.__setattr__(self, "y", y)
 
 
-Picture = Grid | Curve | Scatter
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """Named nodes in columns (`x`, whole numbers) and rows (`y`), and weighted edges between them, left to right.
+
+    ``edges`` are (from, to, weight); width is |weight|, colour its sign. ``columns`` and ``rows`` name the places.
+    Raises BadRequest for an edge whose node is missing, or places without a name.
+    """
+
+    names: Sequence[str]
+    x: Sequence[int]
+    y: Sequence[int]
+    edges: Sequence[tuple[int, int, float]]
+    columns: Sequence[str]
+    rows: Sequence[str]
+    value_name: str
+    unit: str
+
+    def __post_init__(self) -> None:
+        n = len(self.names)
+        if not len(self.x) == len(self.y) == n or any(not (0 <= i < n and 0 <= j < n) for i, j, _ in self.edges):
+            raise BadRequest(f"a graph of {n} nodes expects a place for each and edges between them")
+        if n and (max(self.x) >= len(self.columns) or max(self.y) >= len(self.rows)):
+            raise BadRequest(
+                f"a graph of {len(self.columns)} columns and {len(self.rows)} rows came with nodes outside"
+            )
+
+
+Picture = Grid | Curve | Scatter | Graph
 
 
 def colour(level: Number, stops: Sequence[str] = DIVERGING) -> str:

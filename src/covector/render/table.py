@@ -15,7 +15,7 @@ import numpy as np
 from covector.errors import BadRequest, BadTable
 from covector.render import files, html, plot, terminal
 from covector.render.column import Column
-from covector.render.picture import Curve, Grid, Picture, Scatter
+from covector.render.picture import Curve, Graph, Grid, Picture, Scatter
 from covector.render.plain import plain
 from covector.render.sheet import row_dicts
 
@@ -140,7 +140,7 @@ class Table:
         Raises BadRequest if there is no picture or another suffix, MissingExtra without matplotlib.
         """
         picture = self.picture(self) if callable(self.picture) else self.picture
-        if not isinstance(picture, Grid | Curve | Scatter):
+        if not isinstance(picture, Grid | Curve | Scatter | Graph):
             raise BadRequest("this table has no picture (nor has a selection or a loaded file): plot the result")
         drawing = plot.Drawing(picture, title=self.title, caption=(self.says, self.not_says))
         if path is not None:
