@@ -22,9 +22,9 @@ Rows = Float[np.ndarray, "position d_model"]
 
 @dataclass(frozen=True, eq=False)
 class Writer:
-    """One part of what is read behind the norm [position, d_model]: ``L3H1``, ``L3.mlp``, ``embed``, ``L5.attn_norm.bias``.
+    """One part of what is read behind the norm [position, d_model]: ``L3H1``, ``L3.mlp``, ``embed``, ``L3.b_O``.
 
-    ``constant`` says that it is the same in every run: a bias (of an output, ``L3.b_O``, or of a norm).
+    ``constant`` says that it is a bias: of an output (``L3.b_O``) or of a norm (``L5.attn_norm.bias``).
     """
 
     name: str
