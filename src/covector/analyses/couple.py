@@ -111,7 +111,7 @@ def couple(model: Model, first: Observable | str, second: Observable | str, *, f
         f"{int(np.sum((q < LEVEL) & (cosine < 0)))} opposite ones (false-discovery rate {LEVEL:.0%}).",
         not_says="It does not say how inputs are spread: a coefficient is the slope of a regression only for inputs "
         "even in all directions. Cosines of observables whose own read-outs are alike are large everywhere.",
-        next=f'covector observe align {view.words} "{one}" {names[int(order[0])]}',
+        next=f'covector observe align {view.words} {one.typed} {names[int(order[0])]}',
         picture=_picture,
         key=("head",),
     ).take(order)  # fmt: skip

@@ -223,7 +223,7 @@ def _table(
         not_says="Effects of single places do not add up (observe paths gives shares that do), and say nothing of "
         "prompts "
         f"unlike these{_few(n)}{'; ' + observable.warning if observable.warning else ''}.",
-        next=f'covector observe norms {model.words} "{observable}"',
+        next=f'covector observe norms {model.words} "{observable.typed}"',
         picture=_picture(places, mean),
         key=("place",),
     ).take(order)  # fmt: skip

@@ -42,10 +42,11 @@ def propagate(
     empty path in the last stream. Without `runs`: data-free, heads through their values only. With `runs` (one or two
     captures [batch, position, …], positions `at` which the output is read, slot `names` of all positions) and
     `policies` the mean over the prompts, at the position that the first step names.
-    Exact as the policies say. The constant is what biases add; with runs it is left undefined for all but the frozen
-    policy (differences between inputs do not have one).
-    Raises BadRequest for an MLP, a query or a key without runs, or a first step without a position with them;
-    BadSite, NotOneToken, UnknownBasis.
+    Exact as the policies say. The constant is what biases add (of a head's values, where it reads; its share of b_O);
+    with runs it is their mean over prompts under the frozen policy, and not a number under the others (differences
+    between inputs do not have one).
+    Raises BadRequest for an MLP, a query, a key or a position without runs, a position that no prompt has, or a first
+    step without a position with them; BadSite, NotOneToken, UnknownBasis.
     """
     observable = Observable.parse(observable, model) if isinstance(observable, str) else observable
     path = parse_path(path, model.spec) if isinstance(path, str) else path
@@ -79,25 +80,25 @@ class _Walk:
         names: Sequence[Sequence[str]],
     ) -> None:
         self.linear, self.state = linear, linear.end
+        self.hook = f"L{linear.spec.n_layers - 1}.resid_post" if linear.spec.n_layers else "resid_in"
         rows = observable.vector[None]
         if linear.runs:
             if at is None or not names:
                 raise BadRequest("expected the positions at which the output is read, and the names of all positions")
             self.F = linear.start(rows, observable.output, at)
             out = np.zeros_like(self.F)
-            self.constant = float("nan")
+            self.constant = self._left(observable, at) if linear.policies == Policies.all("frozen") else float("nan")
         else:
             out, self.F = linear.unread(rows, observable.output)
             self.constant = observable.constant(model) + self._bias(out, "final_norm")
         self.world = World(linear, self.F, names or [["end"]])
-        self.hook = f"L{linear.spec.n_layers - 1}.resid_post" if linear.spec.n_layers else "resid_in"
         self.norms: list[tuple[str, float]] = [("out", _length(self.F))]
 
     def take(self, step: Step, *, last: bool, normed: bool) -> None:
         """Go back through one component."""
         linear = self.linear
         self._to(0 if step.kind == "embed" else component(linear, step).writes)
-        mask = self.world.mask(step.slot)[..., None]
+        mask = self._mask(step)
         if step.kind == "embed":
             self._to(0)
             self.F, self.hook = self.F * mask, "resid_in"
@@ -108,7 +109,7 @@ class _Walk:
         self._passed(self.F, f"L{c.layer}.{c.sub.name}_after" if c.sub.after else None)
         G = linear.out(here, c)
         self._passed(here * c.sub.scale, f"L{c.layer}.{c.sub.name}_post" if c.sub.post else None)
-        F = self._through(G, step) * mask
+        F = self._through(G, step, mask)
         self.hook = c.hook(f"{c.sub.name}_normed")
         if not (last and normed):
             self._passed(F, f"L{c.layer}.{c.sub.name}_norm" if c.sub.reads else None)
@@ -129,22 +130,39 @@ class _Walk:
             self.F = self.linear.before(self.F, s)
         self.state = state
 
-    def _through(self, G: Functional, step: Step) -> Functional:
+    def _left(self, observable: Observable, at: np.ndarray) -> float:
+        """What the functional on the last state leaves of the observable: the mean over prompts."""
+        run = self.linear.runs[0]
+        value = observable.of(run[f"out.{observable.output}"][np.arange(len(at)), at])
+        return float(np.mean(value) - np.sum(self.F * run[self.hook]) / len(at))
+
+    def _mask(self, step: Step) -> np.ndarray:
+        """1 where the step is read. Raises BadRequest for a position that is not there."""
+        if step.slot is not None and not self.linear.runs:
+            raise BadRequest(f"{step}: a position is one of prompts; expected prompts, or a path without @")
+        mask = self.world.mask(step.slot)[..., None]
+        if not mask.any():
+            names = ", ".join(dict.fromkeys(name for row in self.world.names for name in row))
+            raise BadRequest(f"{step}: expected a position among {names}, got '{step.slot}'")
+        return mask
+
+    def _through(self, G: Functional, step: Step, mask: np.ndarray) -> Functional:
         linear, c = self.linear, component(self.linear, step)
         if not linear.runs and step.kind == "mlp":
             raise BadRequest(f"{step}: an MLP is linear at a working point only; expected prompts to take it from")
         if not linear.runs and step.kind != "v":
             raise BadRequest(f"{step}: a query or key matters by what it meets; expected prompts to take that from")
-        F = normed_functional(linear, G, step)
+        F = normed_functional(linear, G, step) * mask
         if c.mlp:
             run = linear.runs[0]
-            self.constant += float(np.sum(G * run[c.hook("mlp_out")]) - np.sum(F * run[c.hook("mlp_normed")])) / len(G)
+            whole = np.sum(G * mask * run[c.hook("mlp_out")])
+            self.constant += float(whole - np.sum(F * run[c.hook("mlp_normed")])) / len(G)
         elif step.kind == "v" and c.attn:
             b_O, b_V = linear.part(c.hook("b_O")), linear.part(c.hook("b_V"))
             # The head's share of b_O, as in the map with biases (docs/theory/maps.md).
             self.constant += 0.0 if b_O is None else float(np.sum(G @ b_O)) / c.attn.n_heads / len(G)
-            z = linear.on_z(G, c)[:, :, step.head or 0]
-            self.constant += 0.0 if b_V is None else float(np.sum(z @ b_V[c.attn.kv_of(step.head or 0)])) / len(G)
+            v = linear.heads(G, c).v[:, :, step.head or 0] * mask
+            self.constant += 0.0 if b_V is None else float(np.sum(v @ b_V[c.attn.kv_of(step.head or 0)])) / len(G)
         return F
 
     def _passed(self, v: Functional, norm: str | None) -> None:

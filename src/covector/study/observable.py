@@ -6,6 +6,8 @@
 Source: `docs/theory/observables.md`, equation 9.
 """
 
+import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -92,6 +94,15 @@ class Observable:
 
     def __str__(self) -> str:
         return self.words
+
+    @property
+    def typed(self) -> str:
+        """It as words of a command line, in quotes, with the options that it needs."""
+        centred = self.words.startswith("centred(")
+        words = self.words.removeprefix("centred(").removesuffix(")") if centred else self.words
+        quoted = shlex.quote(words) if re.search(r'["$`\\!]', words) else f'"{words}"'
+        output = "" if self.output == "token" else f" --output {shlex.quote(self.output)}"
+        return quoted + (" --centred" if centred else "") + output
 
     @property
     def total(self) -> float:
