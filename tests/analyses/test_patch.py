@@ -115,6 +115,68 @@ def test_the_first_order_guess_is_the_slope_of_the_patch(name: str, what: str) -
         np.testing.assert_allclose(guess[str(place)], -slope, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_a_direct_patch_moves_the_last_stream_and_nothing_else(name: str) -> None:
+    model = covector.open(MODELS[name]())
+    observable, decoder = asked(model), Decoder(model.weights)
+    (batch,) = batches(pairs_for(model))
+    base, other = captured(decoder, batch.clean), captured(decoder, batch.corrupt)
+    place, hook = Place(0, "z", 1), "L0.attn_out"
+    ((_, values),) = sweep(decoder, base, other, [place], {}, observable, batch.at("end"), route=[])
+    out = torch.from_numpy(base[hook] + (other["L0.z"] - base["L0.z"])[:, :, 1] @ model.weights["L0.W_O"][1])
+    # Everything after block 0's attention is given, so that only what that attention adds moves.
+    given = {n: (lambda _, n=n: torch.from_numpy(base[n])) for n in ("L0.mlp_out", "L1.attn_out", "L1.mlp_out")}
+    run = decoder.run(torch.from_numpy(batch.clean), intervene={**given, hook: lambda _: out})
+    np.testing.assert_allclose(values, observable.of(run.outputs["token"][:, -1].numpy()), rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.identity("OP-27")
+def test_a_direct_patch_of_content_is_the_feature_of_the_change() -> None:
+    """Without norms nothing is nonlinear between a head's values and the output: Σ A·f·Δx exactly."""
+    model = covector.open(random_model(norm=None))
+    observable, decoder, pairs = asked(model), Decoder(model.weights), pairs_for(model)
+    (batch,) = batches(pairs)
+    base, other = captured(decoder, batch.clean), captured(decoder, batch.corrupt)
+    table = patch(model, observable, pairs, what="ov", route=[])
+    effects = dict(zip(table["place"], np.asarray(table["effect"]), strict=True))
+    for layer, head in ((0, 2), (1, 1)):
+        f = covector.propagate(model, observable, f"L{layer}H{head}", normed=True).vector
+        change = (base[f"L{layer}.attn_normed"] - other[f"L{layer}.attn_normed"]) @ f
+        wanted = np.einsum("bs,bs->b", base[f"L{layer}.pattern"][:, head, -1], change).mean()
+        assert effects[f"L{layer}H{head}"] == pytest.approx(wanted, rel=1e-10)
+    np.testing.assert_allclose(np.asarray(table["first_order"]), np.asarray(table["effect"]), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["plain", "rotary grouped", "gemma2"])
+def test_receivers_see_the_change_and_pass_on_what_they_do_with_it(name: str) -> None:
+    """Two runs written out: the receiver behind a changed stream with all else held, then its part put into the run."""
+    model = covector.open(MODELS[name]())
+    observable, decoder = asked(model), Decoder(model.weights)
+    (batch,) = batches(pairs_for(model))
+    base, other = captured(decoder, batch.clean), captured(decoder, batch.corrupt)
+    tokens, place = torch.from_numpy(batch.clean), Place(0, "z", 1)
+    receivers = [Place(1, "z", 0), Place(1, "mlp_post")]
+    ((_, values),) = sweep(decoder, base, other, [place], {}, observable, batch.at("end"), route=receivers)
+
+    def head(layer: int, index: int, new: torch.Tensor):
+        return lambda x: torch.cat([x[:, :, :index], new[:, :, index : index + 1], x[:, :, index + 1 :]], dim=2)
+
+    held = {n: (lambda _, n=n: torch.from_numpy(base[n])) for n in ("L0.mlp_out", "L1.attn_out", "L1.mlp_out")}
+    first = decoder.run(
+        tokens, intervene={**held, "L0.z": head(0, 1, torch.from_numpy(other["L0.z"]))}, capture=["L1.z", "L1.mlp_post"]
+    )
+    put = {"L1.z": head(1, 0, first.cache["L1.z"]), "L1.mlp_post": lambda _: first.cache["L1.mlp_post"]}
+    wanted = observable.of(decoder.run(tokens, intervene=put).outputs["token"][:, -1].numpy())
+    np.testing.assert_allclose(values, wanted, rtol=1e-11, atol=1e-11)
+    assert np.abs(values - observable.of(base["out.token"][:, -1])).max() > 1e-6
+
+
+def test_a_receiver_that_is_no_component_is_refused() -> None:
+    model = covector.open(random_model())
+    with pytest.raises(BadRequest, match="expected a head"):
+        patch(model, asked(model), pairs_for(model), route=["L1H0.q"])
+
+
 def test_ablations_put_in_what_they_say() -> None:
     model = covector.open(random_model())
     pairs, observable, decoder = pairs_for(model, 3), asked(model), Decoder(model.weights)
@@ -150,7 +212,7 @@ def test_sign_flip_p_is_uniform_under_the_null() -> None:
 
 @pytest.mark.parametrize(
     ("options", "told"),
-    [({"what": "neurons"}, "--what heads, resid"), ({"source": "noise"}, "corrupt, zero, mean, resample")],
+    [({"what": "neurons"}, "--what heads, ov, qk"), ({"source": "noise"}, "corrupt, zero, mean, resample")],
 )
 def test_unknown_words_are_refused_with_the_known_ones(options: dict, told: str) -> None:
     model = covector.open(random_model())

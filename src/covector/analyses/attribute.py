@@ -178,5 +178,5 @@ def _table(
         not_says="It does not say what would happen without a part: later layers, scales and attention would change "
         "(covector "
         f"patch measures that){'; ' + observable.warning if observable.warning else ''}.",
-        next=f'covector observe norms {model.words} "{observable.typed}"',
+        next=f'covector observe norms {model.words} {observable.typed}',
     )  # fmt: skip

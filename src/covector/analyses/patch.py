@@ -21,10 +21,11 @@ from covector.run.points import captured
 from covector.run.prompts import Batch, Pair, batches
 from covector.run.sweep import Place, sweep
 from covector.study.observable import Observable
+from covector.study.path import parse_path
 
-WHATS = ("heads", "resid", "attn", "mlp", "q", "k", "v", "pattern")
+WHATS = ("heads", "ov", "qk", "resid", "attn", "mlp", "q", "k", "v", "pattern")
 SOURCES = ("corrupt", "zero", "mean", "resample")
-ROLES = {"heads": "z", "resid": "resid_pre", "attn": "attn_out", "mlp": "mlp_out"}
+ROLES = {"heads": "z", "ov": "z", "qk": "z", "resid": "resid_pre", "attn": "attn_out", "mlp": "mlp_out"}
 LEVEL = 0.05
 
 
@@ -37,19 +38,22 @@ def patch(
     source: str = "corrupt",
     at: str = "end",
     slots: Sequence[str] = (),
+    route: Sequence[str] | None = None,
     dtype: str = "float64",
     seed: int = 0,
 ) -> Table:
     """One row per place: how far the observable falls when the clean run gets its activations there from elsewhere.
 
-    `what`: heads (z), resid (the stream entering each block), attn, mlp (sublayer outputs), or q, k, v, pattern of each
-    head. `source`: the corrupt prompt, zero, the mean over all prompts of the batch at that position, or another clean
-    prompt (resample). `slots`: patch these positions alone, one row each (resid, attn, mlp: every slot by default;
-    heads: all positions together).
+    `what`: heads (z), ov, qk (z with the other values under its own pattern, and the other way round), resid (the
+    stream entering each block), attn, mlp (sublayer outputs), or q, k, v, pattern of each head. `source`: the corrupt
+    prompt, zero, the mean over all prompts of the batch at that position, or another clean prompt (resample). `slots`:
+    patch these positions alone, one row each (resid, attn, mlp: every slot by default; heads: all positions together).
+    `route`: None lets everything behind the place follow; empty is path patching straight to the output, all later
+    components held; heads (``L9H6``) and MLPs (``L8.mlp``) let those alone see the change.
     ``effect`` = clean − patched, mean over pairs, with a 95 % interval and the paired sign-flip p, q over places;
     ``share`` of the whole clean − corrupt difference. ``first_order`` is the gradient at the clean run times the change
-    (attribution patching): typed ``fit``, since it saw both prompts.
-    Measured through the reference decoder; everything behind the place is computed again.
+    (attribution patching) along the same route, not defined through receivers; ``fit``, since it saw both prompts.
+    Measured through the reference decoder, exactly.
     Raises BadRequest for unknown words, no pairs, or a model without such places.
     """
     if what not in WHATS or source not in SOURCES:
@@ -59,6 +63,10 @@ def patch(
     observable = Observable.parse(observable, model) if isinstance(observable, str) else observable
     by_slot = tuple(slots) or (every_slot(pairs) if what in ("resid", "attn", "mlp") else ())
     places = places_of(model.spec, what, by_slot)
+    receivers = None if route is None else [_receiver(text, model.spec) for text in route]
+    if receivers:
+        first = min(r.layer for r in receivers)
+        places = [p for p in places if p.layer < first or (p.layer == first and p.role != "mlp_out")]
     decoder = Decoder(model.weights, getattr(torch, dtype))
     found, clean, corrupt, guessed = [], [], [], []
     for batch in batches(pairs):
@@ -67,13 +75,15 @@ def patch(
         clean.append(observable.of(base[f"out.{observable.output}"][rows, positions].astype(np.float64)))
         corrupt.append(observable.of(other[f"out.{observable.output}"][rows, positions].astype(np.float64)))
         new = _source(source, base, other, seed)
+        new = {**new, **_halves(model.spec, base, new, what)} if what in ("ov", "qk") else new
         masks = {slot: mask_of(batch, slot) for slot in by_slot}
-        values = dict(sweep(decoder, base, new, places, masks, observable, positions))
+        values = dict(sweep(decoder, base, new, places, masks, observable, positions, route=receivers))
         found.append(np.stack([clean[-1] - values[place] for place in places]))
-        guessed.append(first_order(model, observable, base, new, places, masks, positions))
+        guessed.append(first_order(model, observable, base, new, places, masks, positions, route=receivers))
     effects, guess = np.concatenate(found, axis=1), np.concatenate(guessed, axis=1)
     whole = np.concatenate(clean) - np.concatenate(corrupt)
-    return _table(model, observable, places, effects, guess, whole, what, source, at, seed, len(pairs))
+    told = "" if route is None else " straight to the output" if not route else f" through {', '.join(route)} alone"
+    return _table(model, observable, places, effects, guess, whole, what + told, source, at, seed, len(pairs))
 
 
 def every_slot(pairs: Sequence[Pair]) -> tuple[str, ...]:
@@ -106,6 +116,28 @@ def places_of(spec: ModelSpec, what: str, slots: Sequence[str] = ()) -> list[Pla
     return found
 
 
+def _receiver(text: str, spec: ModelSpec) -> Place:
+    """A component that sees a change: a head or an MLP. Raises BadRequest, BadSite."""
+    step = parse_path(text, spec).steps
+    if len(step) != 1 or step[0].kind not in ("v", "mlp") or step[0].dyad is not None or step[0].slot:
+        raise BadRequest(f"--to: expected a head (L9H6) or an MLP (L8.mlp), got '{text}'")
+    return Place(step[0].layer, "mlp_post" if step[0].kind == "mlp" else "z", step[0].head)
+
+
+def _halves(
+    spec: ModelSpec, base: Mapping[str, np.ndarray], new: Mapping[str, np.ndarray], what: str
+) -> dict[str, np.ndarray]:
+    """z of every head with its values (ov) or its pattern (qk) from the other run, and the rest its own."""
+    found = {}
+    for layer, block in enumerate(spec.blocks):
+        if block.attn:
+            group = [block.attn.kv_of(h) for h in range(block.attn.n_heads)]
+            pattern, value = (base, new) if what == "ov" else (new, base)
+            A, v = pattern[f"L{layer}.pattern"], value[f"L{layer}.v"][:, :, group]
+            found[f"L{layer}.z"] = np.einsum("bhts,bshk->bthk", A, v, optimize=True)
+    return found
+
+
 def _source(
     source: str, base: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray], seed: int
 ) -> Mapping[str, np.ndarray]:
@@ -132,11 +164,19 @@ def first_order(
     places: Sequence[Place],
     masks: Mapping[str, Float[np.ndarray, "batch position"]],
     at: np.ndarray,
+    *,
+    route: Sequence[Place] | None = None,
 ) -> Float[np.ndarray, "place batch"]:
-    """Gradient of the observable at the base run, times the change at each place, clean − patched (exact policy)."""
+    """Gradient of the observable at the base run, times the change at each place, clean − patched (exact policy).
+
+    Along all routes, or straight to the output where `route` is empty; NaN through receivers.
+    """
+    if route:
+        return np.full((len(places), len(at)), np.nan)
     wide = {name: x.astype(np.float64) for name, x in base.items()}
     linear = Linearised(model.weights, (wide,), Policies.all("exact"))
-    on_state = linear.adjoint(linear.start(observable.vector[None], observable.output, at))
+    start = linear.start(observable.vector[None], observable.output, at)
+    on_state = linear.adjoint(start) if route is None else linear.straight(start)
     gradients: dict[str, np.ndarray] = {}
     for c in linear.components:
         if c.hook("resid_pre") not in gradients:
@@ -223,7 +263,7 @@ def _table(
         not_says="Effects of single places do not add up (observe paths gives shares that do), and say nothing of "
         "prompts "
         f"unlike these{_few(n)}{'; ' + observable.warning if observable.warning else ''}.",
-        next=f'covector observe norms {model.words} "{observable.typed}"',
+        next=f'covector observe norms {model.words} {observable.typed}',
         picture=_picture(places, mean),
         key=("place",),
     ).take(order)  # fmt: skip

@@ -107,7 +107,7 @@ def _table(
         not_says="Shares account for these pairs: they are not what patching a component does (covector patch), and "
         "a head "
         f"whose attention changes may do so because of earlier heads (observe paths){_warned(observable)}.",
-        next=f'covector observe paths {model.words} "{observable}" with the same prompts',
+        next=f"covector observe paths {model.words} {observable.typed} with the same prompts",
         key=("component",),
     ).take(order)  # fmt: skip
 

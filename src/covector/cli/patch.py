@@ -30,13 +30,19 @@ def patch(
     template: Template = None,
     fill: Fill = None,
     prompts: Prompts = None,
-    what: Annotated[str, typer.Option("--what", help="heads, resid, attn, mlp, q, k, v or pattern.")] = "heads",
+    what: Annotated[str, typer.Option("--what", help="heads, ov, qk, resid, attn, mlp, q, k, v or pattern.")] = "heads",
     source: Annotated[
         str, typer.Option("--source", help="Where activations come from: corrupt, zero, mean, resample.")
     ] = "corrupt",
     slot: Annotated[
         list[str] | None,
         typer.Option("--slot", help="Only these positions, a row each: NAME, NAME+1, end (repeatable)."),
+    ] = None,
+    direct: Annotated[
+        bool, typer.Option("--direct", help="Straight to the output: all later components held (path patching).")
+    ] = False,
+    to: Annotated[
+        list[str] | None, typer.Option("--to", help="Only these see the change: L9H6, L8.mlp (repeatable).")
     ] = None,
     top: Annotated[int, typer.Option("--top", help="Rows on the screen, largest first; files have all.")] = 25,
     bos: Bos = "auto",
@@ -64,7 +70,16 @@ def patch(
     pairs = pairs_of(opened, template, fill, prompts, bos)
     observable = observable_of(task, opened, output, centred)
     table = measure(
-        opened, observable, pairs, what=what, source=source, at=at, slots=tuple(slot or ()), dtype=dtype, seed=seed
+        opened,
+        observable,
+        pairs,
+        what=what,
+        source=source,
+        at=at,
+        slots=tuple(slot or ()),
+        dtype=dtype,
+        seed=seed,
+        route=tuple(to) if to else () if direct else None,
     )
     write(table, out=out, plot=plot)
     shown = table if json else table.head(top)

@@ -316,6 +316,13 @@ class Linearised:
         assert attn is not None
         return W if kind == "q" else W[[attn.kv_of(h) for h in range(attn.n_heads)]]
 
+    def straight(self, G: Functional) -> list[Functional]:
+        """A functional on the last state as one on every state, through no component: index = state."""
+        found = [G]
+        for s in range(self.end, 0, -1):
+            found.append(self.before(found[-1], s))
+        return found[::-1]
+
     def adjoint(self, G: Functional, state: int | None = None) -> list[Functional]:
         """A functional on a state (default: the last) as one on every state before it, index = state; all paths."""
         state = self.end if state is None else state

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from covector.axes import Float, Int
 from covector.run.decoder import Decoder
-from covector.run.hooks import HOOKS
+from covector.run.hooks import HOOKS, Intervention
+from covector.run.runner import Run
 from covector.study.observable import Observable
 
 # Rows of the stream that run at once: measured on 2 cores, more no longer gain and scores leave the cache.
@@ -77,33 +78,94 @@ def sweep(
     masks: Mapping[str, Float[np.ndarray, "batch position"]],
     observable: Observable,
     at: Int[np.ndarray, " batch"],
+    *,
+    route: Sequence[Place] | None = None,
 ) -> Iterator[tuple[Place, Float[np.ndarray, " batch"]]]:
     """Per place, the observable of every prompt when the base run has that place's activations from the source run.
 
     `base`, `source`: captured activations by hook, ``L{i}.resid_pre`` of the changed layers among the base's. `masks`:
-    positions of every slot that a place names. Exact: everything behind the change is computed again.
+    positions of every slot that a place names. `route`: how the change goes on. None: everything behind it is computed
+    again. Empty: straight to the output, every later component held at the base run. Else through these receivers alone
+    (heads' z, ``mlp_post``): they see the change with everything between held, and what they then do differently is put
+    into the base run, all behind them computed again (path patching). Exact. Receivers stand behind the places.
     """
     by_hook: dict[str, list[Place]] = {}
     for place in places:
         by_hook.setdefault(place.hook, []).append(place)
     for hook, group in by_hook.items():
-        layer, stream = group[0].layer, torch.from_numpy(base[f"L{group[0].layer}.resid_pre"])
-        stream, new = (x.to(decoder.device, decoder.dtype) for x in (stream, torch.from_numpy(source[hook])))
-        worlds = max(1, ROWS // (stream.shape[0] * stream.shape[1]))
+        new = torch.from_numpy(source[hook]).to(decoder.device, decoder.dtype)
+        batch, length = base["resid_in"].shape[:2]
+        worlds = max(1, ROWS // (batch * length))
         for start in range(0, len(group), worlds):
             some = group[start : start + worlds]
 
             def change(value: Tensor, some: Sequence[Place] = some, new: Tensor = new) -> Tensor:
-                each = value.chunk(len(some))
-                pairs = zip(each, some, strict=True)
+                pairs = zip(value.chunk(len(some)), some, strict=True)
                 return torch.cat([replaced(v, new, p, masks[p.slot] if p.slot else None) for v, p in pairs])
 
-            with torch.no_grad():
-                run = decoder.run(
-                    resid_in=stream.repeat(len(some), *[1] * (stream.ndim - 1)),
-                    first=layer,
-                    at=torch.from_numpy(np.tile(at, len(some))),
-                    intervene={hook: change},
-                )
-            values = observable.of(run.outputs[observable.output][:, 0].cpu().numpy().astype(np.float64))
+            run = _Worlds(decoder, base, len(some), np.tile(at, len(some)))
+            held = {} if route is None else run.held(group[0])
+            outputs = run.forward(group[0].layer, {**held, hook: change}, [r.hook for r in route or ()])
+            if route:
+                outputs = run.forward(min(r.layer for r in route), _received(route, outputs.cache))
+            values = observable.of(outputs.outputs[observable.output][:, 0].cpu().numpy().astype(np.float64))
             yield from zip(some, values.reshape(len(some), -1), strict=True)
+
+
+@dataclass(frozen=True)
+class _Worlds:
+    """Copies of a base run that go on together from the stream that enters a block."""
+
+    decoder: Decoder
+    base: Mapping[str, np.ndarray]
+    n: int
+    at: Int[np.ndarray, " batch"]
+
+    def repeated(self, hook: str) -> Tensor:
+        """What passed a hook in the base run, once per world."""
+        value = torch.from_numpy(self.base[hook]).to(self.decoder.device, self.decoder.dtype)
+        return value.repeat(self.n, *[1] * (value.ndim - 1))
+
+    def forward(self, first: int, intervene: Mapping[str, Intervention], capture: Sequence[str] = ()) -> Run:
+        """From the block `first` to the outputs."""
+        with torch.no_grad():
+            return self.decoder.run(
+                resid_in=self.repeated(f"L{first}.resid_pre"),
+                first=first,
+                at=torch.from_numpy(self.at),
+                capture=capture,
+                intervene=intervene,
+            )
+
+    def held(self, sender: Place) -> dict[str, Intervention]:
+        """Every sublayer from the sender's block on gives what it gave in the base run, but for the sender's own."""
+        own = "mlp_out" if sender.role.startswith("mlp") else "" if sender.role == "resid_pre" else "attn_out"
+        hooks = [
+            f"L{layer}.{sub.name}_out"
+            for layer, block in enumerate(self.decoder.spec.blocks)
+            for sub in block.sublayers
+            if layer > sender.layer or (layer == sender.layer and f"{sub.name}_out" != own)
+        ]
+        return {hook: _always(self.repeated(hook)) for hook in hooks}
+
+
+def _always(value: Tensor) -> Intervention:
+    """An intervention that puts in the same whatever passes."""
+    return lambda _: value
+
+
+def _received(route: Sequence[Place], seen: Mapping[str, Tensor]) -> dict[str, Intervention]:
+    """Interventions that give receivers what they did when they saw the change."""
+    by_hook: dict[str, list[Place]] = {}
+    for place in route:
+        by_hook.setdefault(place.hook, []).append(place)
+
+    def put(places: list[Place], new: Tensor) -> Intervention:
+        def change(value: Tensor) -> Tensor:
+            for place in places:
+                value = replaced(value, new, place, None)
+            return value
+
+        return change
+
+    return {hook: put(places, seen[hook]) for hook, places in by_hook.items()}
