@@ -211,3 +211,8 @@ def test_pairs_of_all_lengths_give_what_each_gives_alone() -> None:
     for pair, both in zip(ordered, measured, strict=True):
         alone = [captured(decoder, np.array([ids]))["out.token"][0, -1] for ids in (pair.clean, pair.corrupt)]
         np.testing.assert_allclose(both, observable.of(np.array(alone)), rtol=1e-10, atol=1e-12)
+
+
+def test_a_slot_that_ends_inside_a_token_is_refused() -> None:
+    with pytest.raises(BadRequest, match="no token ends after ' gl'"):
+        fill_template(reading(), "[NAME]ad", {"NAME": ([" gl"], [" gl"])})

@@ -190,7 +190,7 @@ def _filled(model: Model, template: str, sides: Sequence[Mapping[str, str]], bos
         text, places = _placed(template, names)
         ids.append(start_ids(model, bos) + _encode(model, text))
         texts.append(text)
-        slots.append({name: _last_token(model, text[:end], bos) for name, end in places.items()})
+        slots.append({name: _last_token(model, text, end, bos) for name, end in places.items()})
     if len(ids[0]) != len(ids[1]) or slots[0] != slots[1]:
         told = " and ".join(f"'{t}' ({len(i)} tokens)" for t, i in zip(texts, ids, strict=True))
         raise BadRequest(
@@ -212,9 +212,12 @@ def _placed(template: str, names: Mapping[str, str]) -> tuple[str, dict[str, int
     return text + template[at:], places
 
 
-def _last_token(model: Model, text: str, bos: str) -> int:
-    """Position of the last token of a beginning of a text."""
-    return len(start_ids(model, bos)) + len(_encode(model, text)) - 1
+def _last_token(model: Model, text: str, end: int, bos: str) -> int:
+    """Position of the last token of ``text[:end]`` in the whole text. Raises BadRequest where a token spans the end."""
+    whole, first = _encode(model, text), _encode(model, text[:end])
+    if not first or whole[: len(first)] != first:
+        raise BadRequest(f"'{text}': no token ends after '{text[:end]}', a slot must end where a token does; reword it")
+    return len(start_ids(model, bos)) + len(first) - 1
 
 
 def _from_line(model: Model, line: str, where: str, bos: str) -> Pair:
@@ -248,7 +251,7 @@ def _slot(model: Model, at: object, ids: Sequence[Sequence[int]], texts: Iterabl
         return place
     if not isinstance(at, str) or not at:
         raise BadRequest(f"{where}: expected a slot's text or token number, got {at!r}")
-    found = {_last_token(model, text[: text.index(at) + len(at)], bos) for text in texts if at in text}
+    found = {_last_token(model, text, text.index(at) + len(at), bos) for text in texts if at in text}
     if len(found) != 1:
         raise BadRequest(
             f"{where}: expected slot text {at!r} once at the same token of both prompts, found {len(found)} places"
