@@ -15,9 +15,9 @@ from covector.analyses.expand import expanded
 from covector.analyses.query import Query, like_query, token_query, vector_query
 from covector.analyses.search import search
 from covector.analyses.search_sites import search_sites
-from covector.errors import BadRequest, CorruptCheckpoint, CovectorError, MissingExtra
+from covector.errors import BadRequest, CovectorError, MissingExtra
 from covector.io.atlas import MANIFEST, Atlas
-from covector.io.safetensors_file import SafetensorsFile
+from covector.io.feature_file import vector_in as vector_in
 from covector.model.opened import Model
 from covector.render import Table
 from covector.study.expression import parse
@@ -144,21 +144,3 @@ def fired(
         model = model_of(Atlas(model))
     opened = model if isinstance(model, Model) else open_model(model, layout, frame=frame)
     return fires(opened, place, text, **options)
-
-
-def vector_in(path: Path) -> np.ndarray:
-    """The vector (or vectors) that a safetensors file holds: the tensor ``vector``, or the only one.
-
-    Raises BadRequest for a file that is none, or that holds several tensors and none of that name.
-    """
-    if not path.is_file():
-        raise BadRequest(f"expected a safetensors file with a vector at '{path}', there is none; check the path")
-    try:
-        file = SafetensorsFile(path)
-    except CorruptCheckpoint as error:
-        raise BadRequest(f"--vector: {error}") from error
-    names = list(file.entries)
-    name = "vector" if "vector" in names else names[0] if len(names) == 1 else None
-    if name is None:
-        raise BadRequest(f"{path}: expected a tensor called 'vector', or a single one, it holds {', '.join(names)}")
-    return file.read(name)

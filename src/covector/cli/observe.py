@@ -168,6 +168,37 @@ def align(
     emit(shown, as_json=json, out=None, plot=None, quiet=quiet, seconds=time.perf_counter() - start)
 
 
+@observe.command("feature")
+def feature(
+    model: ModelRef,
+    task: Task,
+    path: Annotated[str, typer.Argument(help="A path of heads: 'L9H7>out', 'L6H6:2>L13H11>out'.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write the feature: safetensors, vector and metadata.")
+    ] = None,
+    normed: Annotated[bool, typer.Option("--normed", help="Read it behind the first head's norm.")] = False,
+    centred: Centred = False,
+    output: Output = None,
+    layout: Layout = None,
+    json: Json = False,
+    strict: Strict = False,
+    quiet: Quiet = False,
+) -> None:
+    """The task's feature at the input of a path, from weights alone: its length after each step; --out saves it."""
+    from covector.analyses.feature_steps import feature_steps
+    from covector.cli.output import emit
+    from covector.io.feature_file import save_feature
+    from covector.workbench import open as open_model
+
+    start = time.perf_counter()
+    opened = open_model(model, layout, strict=strict)
+    observable = observable_of(task, opened, output, centred)
+    found, table = feature_steps(opened, observable, path, normed=normed, saved="" if out is None else str(out))
+    if out is not None:
+        typer.echo(f"written: {save_feature(found, out)}", err=True)
+    emit(table, as_json=json, out=None, plot=None, quiet=quiet, seconds=time.perf_counter() - start)
+
+
 @observe.command("paths")
 def paths(
     model: ModelRef,
