@@ -19,6 +19,7 @@ FLOORS = {
 DOORS = {
     "atlases.py": {"covector"},
     "engine/engines.py": {"distributed"},
+    "io/gguf.py": {"gguf"},
     "io/hub.py": {"huggingface_hub"},
     "io/torch_bin.py": {"torch"},
     "io/vocabulary.py": {"tokenizers"},
@@ -33,7 +34,9 @@ DOORS = {
 }
 # Analyses that run a model; only their callers' doors import them.
 RUNNING = {
-    "analyses/proof.py", "analyses/fires.py", "analyses/replicate/removal.py", "analyses/patch.py", "analyses/attribute.py",
+    "analyses/attribute.py", "analyses/fires.py", "analyses/ioi_ablation.py", "analyses/patch.py",
+    "analyses/proof.py", "analyses/replicate/obprop_bench.py", "analyses/replicate/obprop_numbers.py",
+    "analyses/replicate/removal.py",
 }  # fmt: skip
 
 

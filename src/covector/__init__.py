@@ -10,14 +10,31 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from covector.analyses.align import align as align
+    from covector.analyses.attend import attend as attend
+    from covector.analyses.attribute import attribute as attribute
     from covector.analyses.compare import compare as compare
     from covector.analyses.compose import compose as compose
+    from covector.analyses.couple import couple as couple
+    from covector.analyses.couple import coupling as coupling
+    from covector.analyses.head_norms import head_norms as head_norms
     from covector.analyses.heads import heads as heads
     from covector.analyses.inspect import inspect as inspect
+    from covector.analyses.ioi import ioi as ioi
+    from covector.analyses.ioi_prompts import ioi_tasks as ioi_tasks
     from covector.analyses.joint_unit import joint_units as joint_units
     from covector.analyses.locate import locate as locate
+    from covector.analyses.patch import patch as patch
+    from covector.analyses.paths import paths as paths
+    from covector.analyses.propagate import propagate as propagate
     from covector.analyses.readout import readout as readout
     from covector.analyses.relation import relation as relation
+    from covector.analyses.replicate.conjecture import replicate_conjecture as replicate_conjecture
+    from covector.analyses.replicate.conjecture import replicated_lists as replicated_lists
+    from covector.analyses.replicate.obprop import replicate_obprop as replicate_obprop
+    from covector.analyses.replicate.obprop_claims import replicate_claims as replicate_claims
+    from covector.analyses.replicate.sprint import replicate_sprint as replicate_sprint
+    from covector.analyses.shares import shares as shares
     from covector.analyses.spectrum import spectrum as spectrum
     from covector.analyses.studies import studies as studies
     from covector.atlases import fired as fired
@@ -32,6 +49,10 @@ if TYPE_CHECKING:
     from covector.model.opened import Model as Model
     from covector.model.spec import ModelSpec as ModelSpec
     from covector.render import Table as Table
+    from covector.run.prompts import fill_template as fill_template
+    from covector.run.prompts import read_pairs as read_pairs
+    from covector.study.feature import Feature as Feature
+    from covector.study.observable import Observable as Observable
     from covector.workbench import open as open
 
 # Public name → the module that defines it. A test holds this table against the annotations above.
@@ -40,21 +61,42 @@ _HOMES = {
     "Atlas": "covector.io.atlas",
     "Basis": "covector.model.bases",
     "CovectorError": "covector.errors",
+    "Feature": "covector.study.feature",
     "Model": "covector.model.opened",
     "ModelSpec": "covector.model.spec",
+    "Observable": "covector.study.observable",
     "Table": "covector.render",
+    "align": "covector.analyses.align",
+    "attend": "covector.analyses.attend",
+    "attribute": "covector.analyses.attribute",
     "build_atlas": "covector.building",
     "compare": "covector.analyses.compare",
     "compose": "covector.analyses.compose",
+    "couple": "covector.analyses.couple",
+    "coupling": "covector.analyses.couple",
+    "fill_template": "covector.run.prompts",
     "fired": "covector.atlases",
+    "head_norms": "covector.analyses.head_norms",
     "heads": "covector.analyses.heads",
     "inspect": "covector.analyses.inspect",
+    "ioi": "covector.analyses.ioi",
+    "ioi_tasks": "covector.analyses.ioi_prompts",
     "joint_units": "covector.analyses.joint_unit",
     "locate": "covector.analyses.locate",
     "open": "covector.workbench",
     "open_atlas": "covector.atlases",
+    "patch": "covector.analyses.patch",
+    "paths": "covector.analyses.paths",
+    "propagate": "covector.analyses.propagate",
+    "read_pairs": "covector.run.prompts",
     "readout": "covector.analyses.readout",
     "relation": "covector.analyses.relation",
+    "replicate_claims": "covector.analyses.replicate.obprop_claims",
+    "replicate_conjecture": "covector.analyses.replicate.conjecture",
+    "replicate_obprop": "covector.analyses.replicate.obprop",
+    "replicate_sprint": "covector.analyses.replicate.sprint",
+    "replicated_lists": "covector.analyses.replicate.conjecture",
+    "shares": "covector.analyses.shares",
     "spectrum": "covector.analyses.spectrum",
     "studies": "covector.analyses.studies",
     "svd": "covector.linalg.svd",
@@ -66,21 +108,42 @@ __all__ = [
     "Atlas",
     "Basis",
     "CovectorError",
+    "Feature",
     "Model",
     "ModelSpec",
+    "Observable",
     "Table",
+    "align",
+    "attend",
+    "attribute",
     "build_atlas",
     "compare",
     "compose",
+    "couple",
+    "coupling",
+    "fill_template",
     "fired",
+    "head_norms",
     "heads",
     "inspect",
+    "ioi",
+    "ioi_tasks",
     "joint_units",
     "locate",
     "open",
     "open_atlas",
+    "patch",
+    "paths",
+    "propagate",
+    "read_pairs",
     "readout",
     "relation",
+    "replicate_claims",
+    "replicate_conjecture",
+    "replicate_obprop",
+    "replicate_sprint",
+    "replicated_lists",
+    "shares",
     "spectrum",
     "studies",
     "svd",

@@ -16,6 +16,7 @@ from typing import Literal
 
 import numpy as np
 
+from covector.arch.toy_ioi import indirect_object
 from covector.errors import BadRequest, BadSite
 from covector.model.address import site as parse_site
 from covector.model.spec import (
@@ -288,4 +289,5 @@ def _copier() -> tuple[ArrayWeights, tuple[str, ...]]:
 TOYS: Mapping[str, Callable[[], tuple[ArrayWeights, tuple[str, ...]]]] = {
     "toy": _animals,
     "toy-induction": _copier,
+    "toy-ioi": indirect_object,
 }

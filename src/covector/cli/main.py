@@ -10,13 +10,22 @@ from typing import Annotated
 
 import typer
 
+from covector.cli import observe_more  # noqa: F401 (adds its sub-commands)
 from covector.cli.atlas import atlas
+from covector.cli.attend import attend
+from covector.cli.attribute import attribute
+from covector.cli.debias import debias
 from covector.cli.fires import fires
 from covector.cli.heads import heads
 from covector.cli.inspect import inspect
+from covector.cli.ioi import ioi
 from covector.cli.locate import locate
+from covector.cli.observe import observe
+from covector.cli.patch import patch
+from covector.cli.replicate import replicate
 from covector.cli.search import search
 from covector.cli.spectrum import spectrum
+from covector.cli.steer import steer
 from covector.cli.study import study
 from covector.cli.svd import svd
 from covector.errors import CovectorError
@@ -28,15 +37,23 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+app.command(name="attend")(attend)
+app.command(name="attribute")(attribute)
+app.command(name="debias")(debias)
 app.command(name="heads")(heads)
 app.command(name="inspect")(inspect)
 app.command(name="locate")(locate)
+app.command(name="patch")(patch)
+app.command(name="replicate")(replicate)
 app.command(name="spectrum")(spectrum)
+app.command(name="steer")(steer)
 app.command(name="study")(study)
 app.command(name="svd")(svd)
 app.command(name="atlas")(atlas)
 app.command(name="search")(search)
 app.command(name="fires")(fires)
+observe.command(name="ioi")(ioi)
+app.add_typer(observe, name="observe")
 
 
 def _version(wanted: bool) -> bool:

@@ -18,20 +18,24 @@ if TYPE_CHECKING:
 TAKES = {
     "conjecture": ("published", "show", "rows", "draws"),
     "sprint": ("atlas", "concept", "text", "draws"),
+    "obprop": ("show", "rows", "text", "draws", "names", "as-published", "section", "size"),
 }
 
 
 def replicate(
-    what: Annotated[str, typer.Argument(help="conjecture: published lists; sprint: findings A–G of a sprint.")],
+    what: Annotated[
+        str, typer.Argument(help="conjecture: published lists; sprint: findings A–G; obprop: observables.")
+    ],
     model: ModelRef,
     published: Annotated[
         Path | None, typer.Option("--published", metavar="FILE", help="conjecture: lists of your own, or downloaded.")
     ] = None,
     show: Annotated[
-        str | None, typer.Option("--show", help="conjecture: recipes tried (default), or lists, theirs beside ours.")
+        str | None,
+        typer.Option("--show", help="conjecture: recipes tried (default), or lists. obprop: numbers, or claims."),
     ] = None,
     rows: Annotated[
-        int | None, typer.Option("--rows", help="conjecture: recipes per source on the screen (12); files have all.")
+        int | None, typer.Option("--rows", help="Rows on the screen (conjecture 12, obprop 40); files have all.")
     ] = None,
     atlas: Annotated[
         Path | None,
@@ -41,9 +45,21 @@ def replicate(
         list[str] | None, typer.Option("--concept", help='sprint: a concept to trace, such as "fire + flame".')
     ] = None,
     text: Annotated[
-        Path | None, typer.Option("--text", metavar="FILE", help="sprint: plain text to run, for finding G.")
+        Path | None, typer.Option("--text", metavar="FILE", help="Plain text to run (sprint G, obprop slopes).")
     ] = None,
     draws: Annotated[int | None, typer.Option("--draws", help="Draws of the simulated nulls.")] = None,
+    names: Annotated[
+        Path | None, typer.Option("--names", metavar="FILE", help="obprop: more names, 'Mary,F' a line.")
+    ] = None,
+    as_published: Annotated[
+        list[str] | None,
+        typer.Option("--as-published", metavar="all|B1,B2…", help="obprop: repeat these known defects."),
+    ] = None,
+    section: Annotated[list[str] | None, typer.Option("--section", help="obprop: only 2.2, 2.3 … 2.10.")] = None,
+    size: Annotated[
+        int | None,
+        typer.Option("--size", help="obprop: with the model 'random', by what its widths are divided (16)."),
+    ] = None,
     layout: Layout = None,
     seed: Seed = 0,
     json: Json = False,
@@ -62,8 +78,16 @@ def replicate(
     start = time.perf_counter()
     check_run_options(device, dtype)
     given = {"published": published, "show": show, "rows": rows, "atlas": atlas, "concept": concept, "text": text,
-             "draws": draws}  # fmt: skip
+             "draws": draws, "names": names, "as-published": as_published, "section": section,
+             "size": size}  # fmt: skip
     _check(what, [name for name, value in given.items() if value is not None and value != []])
+    if what == "obprop":
+        table = _obprop(model, layout, strict, show, names, as_published or [], text, section or [], size, draws, seed,
+                        dtype)  # fmt: skip
+        write(table, out=out, plot=plot)
+        shown = table if json else table.head(40 if rows is None else rows)
+        emit(shown, as_json=json, out=None, plot=None, quiet=quiet, seconds=time.perf_counter() - start)
+        return
     opened = open_model(model, layout, strict=strict)
     chosen = {} if draws is None else {"draws": draws}
     if what == "sprint":
@@ -89,6 +113,41 @@ def _check(what: str, given: list[str]) -> None:
     if foreign:
         other = next(name for name in TAKES if foreign[0] in TAKES[name])
         raise BadRequest(f"covector replicate {what} takes no --{foreign[0]}; it belongs to covector replicate {other}")
+
+
+def _obprop(
+    reference: str,
+    layout: Path | None,
+    strict: bool,
+    show: str | None,
+    names: Path | None,
+    as_published: list[str],
+    text: Path | None,
+    sections: list[str],
+    size: int | None,
+    draws: int | None,
+    seed: int,
+    dtype: str,
+) -> "Table":
+    """Numbers of a model with the published places, claims of any other; `random` makes a stand-in checkpoint."""
+    from covector.analyses.replicate.obprop import replicate_obprop
+    from covector.analyses.replicate.obprop_claims import replicate_claims
+    from covector.analyses.replicate.obprop_tasks import RANDOM, defects_of, read_gendered, same_heads, stand_in
+    from covector.workbench import open as open_model
+
+    if show not in (None, "numbers", "claims"):
+        raise BadRequest(f"--show: expected numbers or claims, got '{show}'")
+    given, repeated = (None if names is None else read_gendered(names)), defects_of(as_published)
+    if reference == RANDOM:
+        model = stand_in(16 if size is None else size, given, seed)
+    elif size is not None:
+        raise BadRequest("--size: it belongs to the model 'random', which is made; leave it out")
+    else:
+        model = open_model(reference, layout, strict=strict)
+    if show == "claims" or (show is None and not same_heads(model)):
+        return replicate_claims(model, names=given, seed=seed, **({} if draws is None else {"draws": draws}))
+    words = None if text is None else _read(text)
+    return replicate_obprop(model, names=given, defects=repeated, text=words, sections=sections, dtype=dtype)
 
 
 def _conjecture(model: "Model", published: Path | None, show: str, seed: int, chosen: dict[str, int]) -> "Table":

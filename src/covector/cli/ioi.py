@@ -1,0 +1,59 @@
+"""`covector observe ioi`: which heads name the indirect object."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from covector.cli.options import Bos, Json, Layout, ModelRef, Out, Plot, Quiet, Seed, Strict
+
+
+def ioi(
+    model: ModelRef,
+    show: Annotated[
+        str, typer.Option("--show", help="roles; edges (dyads between heads); paths; ablation (dyad beside head).")
+    ] = "roles",
+    names: Annotated[
+        Path | None, typer.Option("--names", metavar="FILE", help="Names of your own, one a line, instead of 99.")
+    ] = None,
+    template: Annotated[
+        list[str] | None,
+        typer.Option("--template", help="With [A] who gets it and [B] who gives, twice; repeatable, instead of 15."),
+    ] = None,
+    pairs: Annotated[int, typer.Option("--pairs", help="Pairs of names: what intervals and p count.")] = 10,
+    templates: Annotated[int, typer.Option("--templates", help="Templates per pair, each in both orders.")] = 2,
+    expand: Annotated[int, typer.Option("--expand", help="paths: how many parts are split at most.")] = 60,
+    draws: Annotated[int, typer.Option("--draws", help="ablation: random directions beside each dyad.")] = 19,
+    top: Annotated[int, typer.Option("--top", help="Rows on the screen; files have all.")] = 30,
+    bos: Bos = "auto",
+    layout: Layout = None,
+    seed: Seed = 0,
+    json: Json = False,
+    out: Out = None,
+    plot: Plot = None,
+    strict: Strict = False,
+    quiet: Quiet = False,
+) -> None:
+    """Which heads name the indirect object: name movers, S-inhibition, duplicate-token, induction; with nulls."""
+    from covector.analyses.ioi_prompts import ioi_tasks
+    from covector.analyses.ioi_tables import ioi_shown
+    from covector.cli.output import emit, write
+    from covector.run.prompts import read_names
+    from covector.workbench import open as open_model
+
+    start = time.perf_counter()
+    opened = open_model(model, layout, strict=strict)
+    tasks = ioi_tasks(
+        opened,
+        names=() if names is None else read_names(names),
+        templates=tuple(template or ()),
+        pairs=pairs,
+        orders=templates,
+        bos=bos,
+        seed=seed,
+    )
+    table = ioi_shown(opened, tasks, show, expansions=expand, draws=draws, seed=seed)
+    write(table, out=out, plot=plot)
+    shown = table if json else table.head(top)
+    emit(shown, as_json=json, out=None, plot=None, quiet=quiet, seconds=time.perf_counter() - start)
