@@ -182,7 +182,8 @@ def test_scores_do_not_depend_on_what_else_is_scored(words: Dictionary, nulls: S
     directions = towards(0.5)
     whole, part = scored(directions, words, nulls), scored(directions[40:60], words, nulls)
     for name in ("coherence", "heldout", "intruder", "p_dir", "whole"):
-        np.testing.assert_array_equal(getattr(part, name), getattr(whole, name)[40:60])
+        # Products with the metric are taken for many directions at a time: the last bits depend on how many.
+        np.testing.assert_allclose(getattr(part, name), getattr(whole, name)[40:60], rtol=0, atol=1e-13)
 
 
 def test_the_pole_is_where_the_concept_is(words: Dictionary, nulls: ScoreNulls) -> None:

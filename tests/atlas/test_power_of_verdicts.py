@@ -11,6 +11,9 @@ import pytest
 from scipy import stats
 
 import covector
+from covector.atlas.verdict import adjusted, pooled
+from covector.linalg.chance.lists import ListNull
+from covector.linalg.list_scores import ListScores
 from known_truths import D_HEAD, WIDE, atlas_of, planted_model, rotated_internals, verdicts
 
 LEVEL = 0.05
@@ -74,11 +77,80 @@ def test_no_topic_is_called_once_the_blocks_are_rotated_against_the_embeddings(t
 
 
 @pytest.mark.parametrize("rotations", [1, 2])
-def test_with_few_random_bases_no_direction_of_a_model_can_be_called_svd_specific(tmp_path, rotations: int) -> None:
-    """A limit, stated: p >= 1/(rotations·d_head + 1), and q = N·p/rank over N directions needs rank > N·p/level."""
+def test_a_heads_own_random_bases_could_never_call_a_direction_and_those_of_all_heads_can(
+    tmp_path, rotations: int
+) -> None:
+    """Own: p >= 1/(rotations·d_head + 1), and q = N·p/rank over N directions needs rank > N·p/level."""
     model, _ = planted_model(4.0, 0, dataclasses.replace(WIDE, layers=2))
     atlas = atlas_of(model, tmp_path / "a", **(SCORED | {"rotations": rotations}))
+    own, pool = atlas.column("p_coherence_svd"), atlas.column("p_coherence_pooled")
     least = 1 / (rotations * D_HEAD + 1)
-    assert np.nanmin(atlas.column("p_coherence_svd")) >= least - 1e-12
-    assert (atlas.column("p_coherence_svd") <= least + 1e-12).sum() < len(atlas) * least / LEVEL
-    assert not atlas.column("svd_specific").any()
+    assert np.nanmin(own) >= least - 1e-12
+    assert (own <= least + 1e-12).sum() < len(atlas) * least / LEVEL
+    assert np.isfinite(pool).all()
+    assert np.isfinite(atlas.column("q_coherence_svd")).all()
+    z = atlas.column("z_coherence_svd")
+    draws = rotations * len(atlas)
+    assert (np.diff(pool[np.argsort(-z)]) >= 0).all()
+    # So many draws are in the pool: p of a z that most of them reach is a whole number of (draws + 1)-ths.
+    np.testing.assert_allclose(pool[z < 0] * (draws + 1) % 1 % (1 - 1e-6), 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("rotations", [1, 4])
+def test_pooled_p_of_heads_with_nothing_planted_is_uniform(tmp_path, rotations: int) -> None:
+    model, _ = planted_model(0.0, 0, WIDE)
+    p = atlas_of(model, tmp_path / "a", **(SCORED | {"rotations": rotations})).column("p_coherence_pooled")
+    # Draws and directions are both samples: their effective number is that of a two-sample test.
+    number = len(p) * rotations / (1 + rotations)
+    assert stats.kstwobign.sf(stats.kstest(p, "uniform").statistic * np.sqrt(number)) > 0.001
+    assert adjusted(p).min() > LEVEL
+
+
+def null_of(coherence: np.ndarray) -> ListNull:
+    """A null of which nothing but the coherence is known."""
+    n, nothing = len(coherence), np.zeros(len(coherence))
+    scores = ListScores(
+        np.zeros(n, int), np.zeros((n, 1), int), coherence, np.zeros((n, 2)), nothing, nothing, nothing,
+        np.zeros(n, int), nothing, nothing,
+    )  # fmt: skip
+    return ListNull("p_svd", scores, np.zeros(n, int))
+
+
+def heads(effect: np.ndarray, d_head: int = 32) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Own p, z and pooled p of heads whose coherence has a level and a spread of its own; `effect` [heads, d_head]."""
+    rng, own, z, draws = np.random.default_rng(1), [], [], []
+    for planted in effect:
+        spread, level = rng.uniform(0.5, 3), 5 * rng.standard_normal()
+        null = null_of(level + spread * rng.standard_normal(d_head))
+        told = level + spread * (rng.standard_normal(d_head) + planted)
+        own.append(null.p("coherence", told))
+        z.append(null.z("coherence", told))
+        draws.append(null.left_out("coherence"))
+    return np.concatenate(own), np.concatenate(z), pooled(np.concatenate(z), np.concatenate(draws))
+
+
+def test_the_pool_calls_what_no_head_by_itself_can_and_nothing_where_nothing_is() -> None:
+    """100 heads of 32; in every fourth one direction stands eight deviations above its rotated bases."""
+    planted = np.zeros((100, 32))
+    planted[::4, 0] = 8
+    own, _, p = heads(planted)
+    called = adjusted(p) < LEVEL
+    assert adjusted(own).min() > LEVEL
+    assert called[planted.ravel() > 0].mean() > 0.8
+    assert called[planted.ravel() == 0].sum() <= stats.binom.isf(1e-3, int(called.sum()), LEVEL)
+    _, _, nothing = heads(np.zeros((100, 32)))
+    assert adjusted(nothing).min() > LEVEL
+    assert stats.kstwobign.sf(stats.kstest(nothing, "uniform").statistic * np.sqrt(1600)) > 0.001
+
+
+def test_a_draw_that_is_left_out_is_measured_by_the_others() -> None:
+    values = np.random.default_rng(0).exponential(size=9)
+    told = null_of(np.append(values, np.nan)).left_out("coherence")
+    for i, value in enumerate(values):
+        others = np.delete(values, i)
+        z = (value - others.mean()) / others.std(ddof=1)
+        # A prediction from n others errs by (1 + 1/n) in variance: brought from eight others to nine.
+        assert told[i] == pytest.approx(z * np.sqrt((1 + 1 / 9) / (1 + 1 / 8)), rel=1e-12)
+    assert not len(null_of(np.ones(9)).left_out("coherence"))
+    assert not len(null_of(values[:3]).left_out("coherence"))
+    assert np.isnan(pooled(np.array([1.0, np.nan]), np.zeros(0))).all()

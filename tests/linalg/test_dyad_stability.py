@@ -1,10 +1,13 @@
 """Stability of dyads under small changes of the stored arrays, against perturbation theory and planted gaps."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from covector.errors import BadRequest
 from covector.linalg.chance import haar_frame
+from covector.linalg.chance.streams import generator
 from covector.linalg.maps import Dense, Factored, Space
 from covector.linalg.stability import paired, stability
 from covector.linalg.svd import svd
@@ -96,3 +99,84 @@ def test_nonsense_is_refused() -> None:
         stability(m, svd(m), delta=-1.0)
     with pytest.raises(BadRequest, match="delta >= 0, draws >= 1"):
         stability(m, svd(m), draws=0)
+
+
+WIDE_STREAM, NEURONS = Space("residual", 96), Space("neurons", 2500)
+
+
+def matrix(gains: np.ndarray, seed: int = 5, width: int = 96) -> np.ndarray:
+    """2500 × width of these gains."""
+    left, right = haar_frame(2500, len(gains), seed=seed).T, haar_frame(width, len(gains), seed=seed + 1)
+    return (left * gains) @ right
+
+
+def moved_by_hand(W: np.ndarray, delta: float, seed: int, draw: int) -> np.ndarray:
+    """The matrix that a draw of the noise makes of W, put together from its blocks in falling order."""
+    n, m = W.shape
+    made = np.empty_like(W)
+    for index in (2, 1, 0):
+        rows = slice(1024 * index, min(1024 * (index + 1), n))
+        noise = generator((seed, draw), "moved rows", index).standard_normal(W[rows].shape)
+        made[rows] = W[rows] + delta * np.linalg.norm(W) / np.sqrt(n * m) * noise
+    return made
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("rank", [3, 96])
+def test_a_matrix_moved_by_blocks_on_the_way_into_its_gram_is_the_matrix_moved(turned: bool, rank: int) -> None:
+    """Of either orientation, the leading dyads or all of them, against LAPACK's SVD of the moved matrix."""
+    W = matrix(np.geomspace(1, 0.02, 96))
+    m = Dense(W, NEURONS, WIDE_STREAM, "float32")
+    m = m.T if turned else m
+    whole = svd(m, rank)
+    found = stability(m, whole, delta=0.02, draws=1, seed=4)
+    U, _, Vh = np.linalg.svd(moved_by_hand(W, 0.02, 4, 0), full_matrices=False)
+    U, Vh = (Vh.T, U.T) if turned else (U, Vh)
+    again = type("Found", (), {"U": U, "Vh": Vh})
+    read, write = paired.__wrapped__(whole, again)
+    # A Gram's vectors for gains down to σ₁/50, the noise's own floor: eps·50²/gap, gaps from 1e-3 of squares on.
+    np.testing.assert_allclose(found.read, read, atol=1e-7)
+    np.testing.assert_allclose(found.write, write, atol=1e-7)
+
+
+def test_the_shorter_side_alone_is_found_again_as_with_both() -> None:
+    m = Dense(matrix(np.geomspace(1, 0.1, 96)), NEURONS, WIDE_STREAM, "float32")
+    short = svd(m, 8, stream_only=True)
+    assert not short.U.shape[1]
+    found = stability(m, short, delta=0.01, draws=3, seed=2)
+    assert np.isnan(found.read).all()
+    np.testing.assert_allclose(
+        found.write[:4], stability(m, svd(m, 8), delta=0.01, draws=3, seed=2).write[:4], atol=1e-9
+    )
+
+
+def test_partners_are_looked_for_among_more_dyads_than_are_kept() -> None:
+    """Twelve equal gains and one kept: after the noise its partner is anywhere among the twelve, none of them far."""
+    gains = np.concatenate([1 + 1e-6 * np.arange(12)[::-1], np.full(84, 1e-3)])
+    m = Dense(matrix(gains), NEURONS, WIDE_STREAM, "float32")
+    one = stability(m, svd(m, 1), delta=1e-3, draws=9, seed=0).write
+    # The largest of twelve coordinates of a Haar direction has median .57 (of one coordinate alone: .2).
+    assert 0.4 < one[0] < 0.8
+    _, _, Vh = np.linalg.svd(moved_by_hand(m.dense(), 1e-3, 0, 0), full_matrices=False)
+    best = np.abs(Vh @ svd(m, 1).Vh[0]).max()
+    assert stability(m, svd(m, 1), delta=1e-3, draws=1, seed=0).write[0] == pytest.approx(best, abs=1e-6)
+
+
+def test_small_noise_is_taken_to_the_matrix_itself() -> None:
+    """Rounding of float64 storage, 5e-17 of the norm: a Gram would turn weak dyads by a thousand times as much."""
+    gains = np.concatenate([np.geomspace(1, 1e-5, 40), np.geomspace(1e-6, 1e-7, 56)])
+    m = Dense(matrix(gains), NEURONS, WIDE_STREAM, "float64")
+    assert (stability(m, svd(m)).write > 1 - 1e-12).all()
+
+
+def test_no_moved_copy_of_a_matrix_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("covector.linalg.maps.TILE_ENTRIES", 2**16)  # of the norm
+    W = np.random.default_rng(0).standard_normal((40_000, 64), dtype=np.float32)
+    m = Dense(W, Space("neurons", 40_000), Space("residual", 64), "float32")
+    found = svd(m, 4, stream_only=True)
+    tracemalloc.start()
+    try:
+        stability(m, found, delta=0.01, draws=2)
+        assert tracemalloc.get_traced_memory()[1] < 0.5 * W.nbytes
+    finally:
+        tracemalloc.stop()

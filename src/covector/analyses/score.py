@@ -188,7 +188,7 @@ def score_lists(
         dictionary.keep,
         seed=(*_parts(seed), 1),
     )
-    guessed = intruder(dictionary.seen(directions), scored, strangers, dictionary.judged, seed=seed)
+    guessed = intruder(dictionary.view.aim_of(directions), scored, strangers, dictionary.view, seed=seed)
     nothing = np.full(len(directions), np.nan)
     alike = nothing if labels is None else lexical(scored, labels)
     mutual, pairs = (nothing, np.zeros(len(directions), int)) if cooccurrence is None else npmi(scored, cooccurrence)

@@ -15,8 +15,12 @@ from covector.atlas.decompose import together
 from covector.atlas.nulls import ROWS as DRAWN
 from covector.atlas.plan import Against, Options, Unit, bases_of, compared_at, directions, tensor_shape
 from covector.errors import BadRequest
+from covector.linalg.chance.lists import BLOCK as DRAWN_LISTS
+from covector.linalg.coherence import BLOCK_ENTRIES, TOGETHER
 from covector.linalg.dense_svd import TRIANGLE_ROWS
+from covector.linalg.dictionary import FIRST, LATER
 from covector.linalg.maps import TILE_ENTRIES
+from covector.linalg.stability import BEYOND, NOISE_ROWS
 from covector.linalg.topk import BUFFER_BYTES, GROUPS, SLACK
 from covector.model.address import Site
 from covector.model.circuits import site_tensors
@@ -29,9 +33,12 @@ INTERPRETER_BYTES, TORCH_BYTES = 160 * 2**20, 300 * 2**20
 # Of a unit, whatever it is: buffers of BLAS, and what the allocator keeps of small arrays.
 KEPT_BYTES = 64 * 2**20
 # Squares d x d in float64 that are alive at once, the matrix not counted: while LAPACK finds all eigenvectors of a
-# Gram (it, a copy, the vectors, two to work in); at an SVD of the triangle, that Gram and its vectors still there (the
-# triangle, a copy, U and Vh twice, four to work in); while the moment of a basis is summed or decomposed in its place.
-EIGEN, SVD_OF_TRIANGLE, MOMENT = 5, 12, 3
+# Gram or a moment (it, overwritten by them, two to work in); at an SVD of the triangle (it, U, Vh, four to work in).
+EIGEN, SVD_OF_TRIANGLE = 3, 7
+# Members of a list that is judged.
+LISTED = FIRST + LATER
+# Rows of directions in double that scoring lists holds: for all of them, and for those whose sums are taken together.
+AIMED, SUMMED = 4, 10
 
 
 def fitting_workers(
@@ -56,8 +63,10 @@ def needed_bytes(model: Model, plan: tuple[Unit, ...], options: Options, workers
     process = INTERPRETER_BYTES + (TORCH_BYTES if _needs_torch(model) else 0)
     largest = sum(sorted((unit_bytes(model, unit, options) for unit in plan), reverse=True)[:workers])
     waiting = (workers + 1) * max(_part_bytes(model, unit, options) for unit in plan)
-    tables = table_bytes(model, plan) + judging_bytes(model, plan, options)
-    at_work = (process + tables) * (workers if apart else 1) + largest
+    kept, passing = judging_bytes(model, plan, options)
+    tables = table_bytes(model, plan) + kept
+    passing += KEPT_BYTES if passing else 0
+    at_work = (process + tables + passing) * workers + largest if apart else process + tables + max(largest, passing)
     at_end = process + tables + _index_bytes(model, plan, options)
     return max(at_work + waiting + apart * process, at_end)
 
@@ -73,11 +82,21 @@ def table_bytes(model: Model, plan: tuple[Unit, ...]) -> int:
     return sum(plain.values()) + centred + lengths + (passing if model.frame.name != "raw" or centred else 0)
 
 
-def judging_bytes(model: Model, plan: tuple[Unit, ...], options: Options) -> int:
-    """Of the unit vectors that lists are drawn from and judged by, and the copies that pass while they are made."""
-    bases = {(a.basis if model.bases[a.basis].same_as is None else "", a) for a in (u.basis for u in plan) if a}
-    each = [4 * _entries(model, a) * (_itemsize(model, a) // 4) for name, a in bases if name]
-    return 2 * sum(each) + 3 * max(each, default=0) if options.scores else 0
+def judging_bytes(model: Model, plan: tuple[Unit, ...], options: Options) -> tuple[int, int]:
+    """Of the metrics that lists are judged in: what is kept of them, and what passes while one is made."""
+    if not options.scores:
+        return 0, 0
+    d = model.spec.d_model
+    # A tied unembedding has no null draws, and no metric, of its own.
+    bases = {against for unit in plan if (against := unit.basis)}
+    numbers = sum(5 * 8 * len(model.bases[against.basis]) for against in bases)
+    return len(bases) * 8 * d * d + numbers, _moment_bytes(model, d) - 8 * d * d
+
+
+def _moment_bytes(model: Model, d: int) -> int:
+    """Of a second moment of a table's rows while it is summed, block by block, and then decomposed in its place."""
+    rows = min(max(len(model.bases[name]) for name in bases_of(model)), DRAWN)
+    return 8 * max(2 * d * d + 3 * rows * d, EIGEN * d * d)
 
 
 def unit_bytes(model: Model, unit: Unit, options: Options) -> int:
@@ -92,12 +111,22 @@ def unit_bytes(model: Model, unit: Unit, options: Options) -> int:
 
 def _null_bytes(model: Model, against: Against, options: Options) -> int:
     d, size = model.spec.d_model, len(model.bases[against.basis])
-    rows = min(DRAWN, options.draws)
-    moment = MOMENT * d * d + 2 * min(size, DRAWN) * d
+    rows, itemsize = min(DRAWN, options.draws), _itemsize(model, against)
     drawn = d * d + 4 * rows * d
-    block = _block_bytes(size, rows, d, 1, _itemsize(model, against))
-    judged = 5 * _entries(model, against) * _itemsize(model, against) if options.scores else 0
-    return max(8 * moment, 8 * drawn, 8 * (d * d + rows * d) + block, judged)
+    block = _block_bytes(size, rows, d, 1, itemsize)
+    lists = 0
+    if options.scores:
+        some = min(DRAWN_LISTS, options.draws)
+        of_draws = 8 * 4 * LISTED * options.draws
+        lists = 8 * d * d + _listed_bytes(size, some, d, itemsize) + of_draws
+    return max(_moment_bytes(model, d), 8 * drawn, 8 * (d * d + rows * d) + block, lists)
+
+
+def _listed_bytes(vocabulary: int, rows: int, d: int, itemsize: int) -> int:
+    """Of lists of so many directions that are drawn, and then scored."""
+    drawn = _block_bytes(vocabulary, rows, d, LISTED, itemsize)
+    scored = 8 * (AIMED * rows + SUMMED * min(rows, TOGETHER)) * d + 5 * 8 * max(BLOCK_ENTRIES, LISTED * d)
+    return max(drawn, scored)
 
 
 def _run_bytes(model: Model, sites: tuple[Site, ...], options: Options) -> int:
@@ -108,11 +137,13 @@ def _run_bytes(model: Model, sites: tuple[Site, ...], options: Options) -> int:
     if sites[0].head is None:
         rows = directions(spec, sites[0], options)[1]
         lists = 8 * 2 * rows * spec.d_model
-        found = (8 * 2 * math.prod(shape)) if min(shape) != spec.d_model or options.scores else lists
+        found = (8 * 2 * math.prod(shape)) if min(shape) != spec.d_model else lists
         work = _dense_bytes(shape, spec.d_model, _is_wide(model, sites[0]))
-        if options.scores:  # a copy that was moved by noise is decomposed again
-            work = max(work, 8 * 3 * math.prod(shape), 8 * math.prod(shape) + _dense_bytes(shape, spec.d_model, True))
-        return max(lists + work, found + lists + _block_bytes(vocabulary, rows, spec.d_model, options.k, itemsize))
+        judged = _block_bytes(vocabulary, rows, spec.d_model, options.k, itemsize)
+        if options.scores:
+            moved = _moved_bytes(shape, spec.d_model, rows)
+            judged = max(judged, moved, _listed_bytes(vocabulary, rows, spec.d_model, itemsize))
+        return max(lists + work, found + lists + judged)
     vector = 8 * spec.d_model * shape[-1]
     # Both sides as found and in rows, and the factors in double of the one that is being decomposed; then those that
     # one basis is for once more, one below the other.
@@ -121,7 +152,12 @@ def _run_bytes(model: Model, sites: tuple[Site, ...], options: Options) -> int:
     subspaces = 8 * vocabulary * 2 * len(sites)
     block = _block_bytes(vocabulary, rows, spec.d_model, options.k, itemsize)
     scored = (4 if options.scores else 2) * len(sites) * vector + 8 * rows * spec.d_model + subspaces + block
-    return max(decomposed, scored)
+    if not options.scores:
+        return max(decomposed, scored)
+    # One side at a time: the table projected on its subspace, and lists of rotated bases drawn there.
+    turned = max(shape[-1], DRAWN_LISTS)
+    within = (8 + itemsize) * vocabulary * shape[-1] + _listed_bytes(vocabulary, turned, spec.d_model, itemsize)
+    return max(decomposed, scored, 4 * len(sites) * vector + 8 * turned * spec.d_model + within)
 
 
 def _dense_bytes(shape: tuple[int, ...], d: int, wide: bool) -> int:
@@ -129,12 +165,19 @@ def _dense_bytes(shape: tuple[int, ...], d: int, wide: bool) -> int:
     short, long = sorted(shape)
     square, whole = short * short, short * long
     tile = 0 if wide else min(whole, 2 * TILE_ENTRIES)  # one is read while the one before is still there
-    step = min(long, max(TRIANGLE_ROWS, 2 * short))
-    # Tiles of rows under the triangle: stacked, copied by NumPy, and once more for LAPACK.
-    stacked = 3 * (step + (short if step < long else 0)) * short
-    triangle = 3 * square + (0 if wide else step * short) + stacked
+    # R with a tile below it, in which LAPACK works; then R by itself.
+    triangle = (2 * short + min(long, max(TRIANGLE_ROWS, short))) * short
     found = max(2 * square + tile, EIGEN * square, triangle, SVD_OF_TRIANGLE * square)
     return 8 * (found if short == d else max(found, 3 * square + 5 * whole))
+
+
+def _moved_bytes(shape: tuple[int, ...], d: int, rows: int) -> int:
+    """Of a matrix that is moved by noise on its way into a Gram, and of what is found again of it."""
+    short, long = sorted(shape)
+    again = min(short, 2 * rows + BEYOND)
+    gram = max(2 * short * short + 2 * min(long, NOISE_ROWS) * short, EIGEN * short * short)
+    both = 0 if short == d else 2 * (short + long) * again  # the longer side is found only where it is the stream
+    return 8 * (gram + both + 2 * rows * again)
 
 
 def _is_wide(model: Model, site: Site) -> bool:

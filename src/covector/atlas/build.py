@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from threadpoolctl import threadpool_limits
+
 from covector.atlas.assemble import assemble
 from covector.atlas.budget import fitting_workers
 from covector.atlas.decompose import decompose
@@ -127,7 +129,8 @@ def _preload(model: Model, plan: tuple[Unit, ...], options: Options) -> None:
         basis = against.of(model)
         _ = basis.vectors, basis.norms, basis.usable
         if options.scores:
-            against.judges(model)
+            with threadpool_limits(1):  # as in the workers: the bits of an atlas do not depend on the engine
+                against.judges(model)
 
 
 def _within(model: Model, plan: tuple[Unit, ...], options: Options, engine: Engine, memory: int) -> Engine:

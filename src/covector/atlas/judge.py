@@ -13,7 +13,7 @@ import numpy as np
 from covector.analyses.score import GROUP
 from covector.atlas.plan import Against, Options
 from covector.axes import Float
-from covector.linalg.chance.laws import Law, Matched
+from covector.linalg.chance.laws import Hyperplane
 from covector.linalg.chance.lists import ListNull, basis_lists, haar_lists, matched_lists
 from covector.linalg.detection import intruder, matched
 from covector.linalg.dictionary import Dictionary
@@ -26,6 +26,8 @@ from covector.model.opened import Model
 
 # Draws of the stability of a matrix that is decomposed whole; a head's costs a hundredth.
 DENSE_DRAWS = 3
+# Of every side of a head the coherence of rotated bases, in their own standard deviations: pooled over the atlas.
+POOL = "rotated.z"
 # Null scores that are kept per law, and the columns of the parts that they are for.
 NULLED = {"coherence": "coherence", "whole": "whole", "heldout": "auc", "lexical": "lexical"}
 
@@ -41,17 +43,17 @@ def judged_lists(
 ) -> dict[str, np.ndarray]:
     """Scores of the first `kept` of these rows; with `whole` (an orthonormal basis of a head's side) p_svd as well.
 
-    NaN throughout for a basis that is too small.
+    NaN throughout for a basis that is too small. `POOL` holds the scores of the rotated bases: not one per row.
     """
     chosen = judges(model, against)
     if chosen is None:
-        return {name: np.full(kept, np.nan) for name in COLUMNS}
+        return {name: np.full(kept, np.nan) for name in COLUMNS} | {POOL: np.zeros(0)}
     directions, labels = rows[:kept], model.bases[against.basis].labels
     found = list_scores(directions, chosen.lists(directions), chosen, seed=options.seed)
     scored = found.members[:, : chosen.scored]
     groups = scored[:, : max(1, chosen.scored // GROUP)]
     strangers = matched(groups, found.members, chosen.covariate, chosen.keep, seed=(options.seed, 1))
-    guessed = intruder(chosen.seen(directions), scored, strangers, chosen.judged, seed=options.seed)
+    guessed = intruder(chosen.view.aim_of(directions), scored, strangers, chosen.view, seed=options.seed)
     within = _within(chosen, rows, options) if whole else None
     return {
         "score_pole": 1.0 - 2.0 * found.pole,
@@ -66,6 +68,7 @@ def judged_lists(
         "lexical": lexical(scored, labels),
         "whole": found.whole,
         "carried": found.carries / found.whole,
+        POOL: np.zeros(0) if within is None else within.left_out("coherence"),
     }
 
 
@@ -95,11 +98,7 @@ def null_scores(model: Model, against: Against, options: Options) -> dict[str, n
     chosen = judges(model, against)
     if chosen is None:
         return {}
-    law: Law | None = None
-    if against.centred:
-        d = model.spec.d_model
-        frame = np.linalg.qr(np.concatenate([np.ones((d, 1)), np.eye(d)[:, : d - 1]], axis=1))[0][:, 1:]
-        law = Matched(frame.T)
+    law = Hyperplane() if against.centred else None
     haar = haar_lists(chosen, draws=options.draws, seed=options.seed, law=law)
     cov = matched_lists(chosen, draws=options.draws, seed=options.seed)
     labels = model.bases[against.basis].labels

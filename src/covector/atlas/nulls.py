@@ -6,14 +6,13 @@ They do not depend on any site, so they are drawn once per basis and serve every
 from collections.abc import Iterator
 
 import numpy as np
-from scipy.linalg import eigh
 
 from covector.atlas.judge import null_scores
 from covector.atlas.plan import Against, Options, Unit, tensors_of
 from covector.axes import Float
 from covector.io.atlas_parts import Part
 from covector.linalg.chance.haar import unit_rows
-from covector.linalg.chance.laws import Haar, Law, Matched
+from covector.linalg.chance.laws import Haar, Law, Matched, root_of_moment
 from covector.linalg.chance.streams import generator
 from covector.linalg.norms import without_mean
 from covector.linalg.topk import poles
@@ -63,10 +62,7 @@ def null_directions(model: Model, against: Against, name: str, options: Options)
 def _law(model: Model, against: Against, name: str) -> Law:
     if name == "haar":
         return Haar()
-    # LAPACK works where the moment lies: it is the largest array here, and its eigenvectors as large again.
-    values, columns = eigh(second_moment(against.of(model)), overwrite_a=True, check_finite=False, driver="evd")
-    columns *= np.sqrt(np.maximum(values, 0.0))
-    return Matched(columns.T)
+    return Matched(root_of_moment(second_moment(against.of(model))))
 
 
 def second_moment(basis: Basis) -> Float[np.ndarray, "d d"]:

@@ -21,6 +21,8 @@ AGAINST_DRAWS = {
     "p_lexical": ("lexical", "haar.lexical"),
     "p_whole": ("whole", "haar.whole"),
 }
+# p of the coherence of a head's direction among rotated bases of every head (equation 19): q_coherence_svd is of this.
+POOLED = "p_coherence_pooled"
 # What the clauses of the rule are called in an atlas, where q_dir and q_svd are of the best cosine.
 IN_ATLAS = {"q_dir": "q_coherence", "q_svd": "q_coherence_svd"}
 
@@ -47,6 +49,15 @@ def _tail(observed: np.ndarray, null: np.ndarray) -> np.ndarray:
     return np.atleast_1d(np.asarray(tail_p(observed, null[~np.isnan(null)]), dtype=np.float64))
 
 
+def pooled(z: Float[np.ndarray, " n"], draws: Float[np.ndarray, " b"]) -> Float[np.ndarray, " n"]:
+    """p of every z among the rotated bases of all heads, each in the deviations of its own head; NaN where z is."""
+    p = np.full(len(z), np.nan)
+    defined = np.isfinite(z)
+    if defined.any() and len(draws):
+        p[defined] = _tail(z[defined], draws)
+    return p
+
+
 def verdicts(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """q over the whole atlas, and what the rules say: ``interpretable``, ``svd_specific``, ``aligned``.
 
@@ -54,7 +65,7 @@ def verdicts(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """
     q = {
         "q_coherence": adjusted(columns["p_coherence"]),
-        "q_coherence_svd": adjusted(columns["p_coherence_svd"]),
+        "q_coherence_svd": adjusted(columns[POOLED]),
         "q_whole": adjusted(columns["p_whole"]),
     }
     told = dict(columns) | q

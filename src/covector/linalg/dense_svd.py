@@ -10,7 +10,7 @@ of a 1024 x 4096 matrix this is 1.9 times faster (one thread, scipy's gesdd) and
 """
 
 import numpy as np
-from scipy.linalg import eigh
+from scipy.linalg import eigh, get_lapack_funcs
 
 from covector.axes import Float
 from covector.linalg.dyads import Dyads, is_absolute, numerical_rank
@@ -28,8 +28,10 @@ SUBSET = 0.25
 # Squares of a float64 Gram below this part of the largest are its rounding, n·eps for n up to thousands: σ < 1e-7·σ₁.
 UNSEEN = 1e-14
 
-# Fewest rows per step of `_triangle`; narrower tiles than twice their width would mostly repeat the work on R.
+# Fewest rows per step of `_triangle`; tiles of fewer rows than R has would mostly repeat the work on R.
 TRIANGLE_ROWS = 1024
+
+_qr, _qr_work, _svd, _svd_work = get_lapack_funcs(("geqrf", "geqrf_lwork", "gesdd", "gesdd_lwork"), dtype=np.float64)
 
 
 def dense_dyads(W: Float[np.ndarray, "n m"], rank: int, short_only: bool = False) -> Dyads:
@@ -55,7 +57,11 @@ def dense_dyads(W: Float[np.ndarray, "n m"], rank: int, short_only: bool = False
         leading = _leading(W, gram, rank, short_only)
         if leading is not None:
             return leading
-    return _by_gram(W, gram, short_only)
+    found = _by_gram(W, gram, short_only)
+    if found is None:
+        del gram  # its vectors lie in it; both go before the QR, which takes most
+        return _by_qr(W, short_only)
+    return found
 
 
 def _leading(W: np.ndarray, gram: np.ndarray, rank: int, short_only: bool) -> Dyads | None:
@@ -74,19 +80,20 @@ def _leading(W: np.ndarray, gram: np.ndarray, rank: int, short_only: bool) -> Dy
     return Dyads(U, S, V.T, is_absolute(S, S[0]), beyond, 0, "dense: part of the Gram")
 
 
-def _by_gram(W: np.ndarray, gram: np.ndarray, short_only: bool) -> Dyads:
-    squares, V = np.linalg.eigh(gram)
+def _by_gram(W: np.ndarray, gram: np.ndarray, short_only: bool) -> Dyads | None:
+    """All dyads from all vectors of the Gram, which is overwritten by them; None where most are too weak for it."""
+    squares, V = eigh(gram.T, overwrite_a=True, driver="evd", check_finite=False)
     V = V[:, ::-1]
     S = np.sqrt(np.maximum(squares[::-1], 0.0))
     strong = int(np.count_nonzero(S / S[0] >= STRONG))
     if 2 * strong < S.size:
-        return _by_qr(W, short_only)
+        return None
     S = S[:strong]
     U = _nothing(W) if short_only else _product(W, V[:, :strong] / S)
     if strong == V.shape[1]:
         return _finish(W.shape, U, S, V.T, "dense: Gram")
     if short_only:
-        _, weak_S, turn = np.linalg.svd(_triangle(W, V[:, strong:]))
+        weak_S, turn = _right_vectors(_triangle(W, V[:, strong:]))
     else:
         weak_U, weak_S, turn = _weak(_product(W, V[:, strong:]), U)
         U = np.concatenate([U, weak_U], axis=1)
@@ -108,24 +115,44 @@ def _weak(image: np.ndarray, U: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.
 
 def _by_qr(W: np.ndarray, short_only: bool) -> Dyads:
     if short_only:
-        _, S, Vh = np.linalg.svd(_triangle(W, None))
+        S, Vh = _right_vectors(_triangle(W, None))
         return _finish(W.shape, _nothing(W), S, Vh, "dense: QR and SVD")
     Q, R = np.linalg.qr(W.astype(np.float64))
     U, S, Vh = np.linalg.svd(R)
     return _finish(W.shape, Q @ U, S, Vh, "dense: QR and SVD")
 
 
-def _triangle(W: np.ndarray, X: np.ndarray | None) -> np.ndarray:
+def _triangle(W: np.ndarray, X: np.ndarray | None) -> Float[np.ndarray, "r r"]:
     """R of the QR of W (or of W @ X), from tiles of rows put below what the ones before gave: Q is never held.
 
-    As stable as one QR (each step is orthogonal), and the memory is that of a tile: an embedding would be 50 times it.
+    As stable as one QR (each step is orthogonal). LAPACK works where R and the tile lie, so the memory is twice R.
     """
-    R = np.zeros((0, W.shape[1] if X is None else X.shape[1]))
-    step = max(TRIANGLE_ROWS, 2 * R.shape[1])
+    width = W.shape[1] if X is None else X.shape[1]
+    step = min(W.shape[0], max(TRIANGLE_ROWS, width))
+    stacked = np.zeros((width + step, width), order="F")
+    work = int(_qr_work(*stacked.shape)[0])
     for start in range(0, W.shape[0], step):
-        tile = W[start : start + step].astype(np.float64, copy=False)
-        R = np.asarray(np.linalg.qr(np.concatenate([R, tile if X is None else tile @ X]), mode="r"))
-    return R
+        tile = W[start : start + step]
+        end = width + len(tile)
+        stacked[width:end] = tile if X is None else tile.astype(np.float64, copy=False) @ X
+        stacked[end:] = 0.0
+        _checked(_qr(stacked, lwork=work, overwrite_a=True)[-1], "QR")
+        for column in range(width):  # below R LAPACK keeps its reflectors
+            stacked[column + 1 : width, column] = 0.0
+    return np.asfortranarray(stacked[:width])
+
+
+def _right_vectors(R: np.ndarray) -> tuple[Float[np.ndarray, " r"], Float[np.ndarray, "r r"]]:
+    """Singular values of a triangle and its right vectors as rows; R is overwritten."""
+    work = int(_svd_work(*R.shape, compute_uv=True, full_matrices=False)[0])
+    _, S, Vh, info = _svd(R, lwork=work, full_matrices=False, overwrite_a=True)
+    _checked(info, "SVD")
+    return S, Vh
+
+
+def _checked(info: int, what: str) -> None:
+    if info:
+        raise np.linalg.LinAlgError(f"LAPACK's {what} ended with {info}, expected 0; the matrix may hold extremes")
 
 
 def _nothing(W: np.ndarray) -> np.ndarray:

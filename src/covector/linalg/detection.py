@@ -17,7 +17,8 @@ from scipy import stats
 from covector.axes import Bool, Float, Int
 from covector.errors import BadRequest
 from covector.linalg.chance.streams import Seed, generator
-from covector.linalg.coherence import gathered
+from covector.linalg.coherence import aimed_at, beyond_direction, gathered
+from covector.linalg.judging import Aimed, View, view_of
 
 # Matches are taken from this share of the vocabulary around a token's place in the order of the covariate, and from
 # no fewer than this many places.
@@ -48,11 +49,11 @@ class Intruders:
 
 
 def heldout(
-    directions: Float[np.ndarray, "r d"],
+    directions: Float[np.ndarray, "r d"] | Aimed,
     first: Int[np.ndarray, "r k"],
     later: Int[np.ndarray, "r h"],
     distractors: Int[np.ndarray, "r m"],
-    units: Float[np.ndarray, "n d"],
+    units: Float[np.ndarray, "n d"] | View,
     *,
     level: float = 0.95,
 ) -> HeldOut:
@@ -64,24 +65,29 @@ def heldout(
     make it too narrow, which is why the null of the AUC itself is drawn too (`chance.lists`).
     NaN where `first` has nothing left. Raises what `coherence` raises.
     """
-    k, h = first.shape[1], later.shape[1]
+    view, h = view_of(units), later.shape[1]
     auc, spread = (np.full(len(first), np.nan) for _ in range(2))
-    lists = np.concatenate([first, later, distractors], axis=1)
-    for rows, listed in gathered(directions, lists, units):
-        centroid = listed.rest_sum(k)
+    told = np.concatenate([later, distractors], axis=1)
+    for some, aimed in aimed_at(directions, view):
+        sums, left = np.zeros((len(aimed), view.shape[1])), np.zeros(len(aimed), bool)
+        for rows, listed in gathered(aimed, first[some], view):
+            sums[rows], left[rows] = listed.rest_sum(), listed.usable.any(axis=1)
         # The centroid is orthogonal to the direction, so a rest's cosine with it needs no rest.
-        score = np.matmul(listed.vectors[:, k:], centroid[:, :, None])[:, :, 0] * listed.inverse[:, k:]
-        auc[rows], spread[rows] = _area(score[:, :h], score[:, h:])
-        auc[rows][~listed.usable[:, :k].any(axis=1)] = np.nan
+        centroid = view.back(beyond_direction(sums, aimed, view))
+        score = np.empty((len(aimed), told.shape[1]))
+        for rows, listed in gathered(aimed, told[some], view):
+            score[rows] = np.matmul(listed.vectors, centroid[rows][:, :, None])[:, :, 0] * listed.inverse
+        area, variance = _area(score[:, :h], score[:, h:])
+        auc[some], spread[some] = np.where(left, area, np.nan), variance
     low, high = _interval(auc, spread, (h, distractors.shape[1]), level)
     return HeldOut(auc, low, high)
 
 
 def intruder(
-    directions: Float[np.ndarray, "r d"],
+    directions: Float[np.ndarray, "r d"] | Aimed,
     lists: Int[np.ndarray, "r k"],
     strangers: Int[np.ndarray, "r t"],
-    units: Float[np.ndarray, "n d"],
+    units: Float[np.ndarray, "n d"] | View,
     *,
     seed: Seed,
 ) -> Intruders:
@@ -100,16 +106,27 @@ def intruder(
     deal = generator(seed, "intruders").permutation(lists.shape[1])[: t * size]
     groups = lists[:, deal].reshape(r, t, size)
     together = np.concatenate([groups, strangers[:, :, None]], axis=2).reshape(r, t * (size + 1))
-    found = np.zeros(r)
-    for rows, listed in gathered(directions, together, units):
-        rests = listed.rests()
-        rests = rests.reshape(len(rests), t, size + 1, -1)
-        total = rests.sum(axis=2, keepdims=True)
-        likeness = np.vecdot(rests, total - rests)
-        found[rows] = (likeness[:, :, -1] < likeness[:, :, :-1].min(axis=2)).sum(axis=1)
+    view, found = view_of(units), np.zeros(r)
+    for some, aimed in aimed_at(directions, view):
+        likeness = _likeness(aimed, together[some], view, t)
+        found[some] = (likeness[:, :, -1] < likeness[:, :, :-1].min(axis=2)).sum(axis=1)
     chance = 1 / (size + 1)
     p = np.asarray(stats.binom.sf(found - 1, t, chance))
     return Intruders(found / t, p, chance, t)
+
+
+def _likeness(aimed: Aimed, lists: np.ndarray, view: View, groups: int) -> Float[np.ndarray, "b t m"]:
+    """Product of every unit rest with the sum of the others of its group; lists are groups one after the other."""
+    found = np.empty((len(lists), groups, lists.shape[1] // groups))
+    for group, ids in enumerate(np.split(lists, groups, axis=1)):
+        sums = np.zeros((len(lists), view.shape[1]))
+        for rows, listed in gathered(aimed, ids, view):
+            sums[rows] = listed.rest_sum()
+        total = view.back(beyond_direction(sums, aimed, view))
+        for rows, listed in gathered(aimed, ids, view):
+            products = np.matmul(listed.vectors, total[rows][:, :, None])[:, :, 0] * listed.inverse
+            found[rows, group] = products - listed.usable
+    return found
 
 
 def matched(

@@ -9,12 +9,13 @@ v·û = w·(Σ^½ v) + v·μ: in the judging metric the direction to be taken ou
 Source: `docs/theory/scores.md`, equation 3; §1.6 of the theory page (whitened metric).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from covector.axes import Bool, Float, Int
 from covector.errors import BadRequest
+from covector.linalg.judging import Judging, judging
 from covector.linalg.norms import lengths
 from covector.linalg.topk import poles
 
@@ -40,17 +41,17 @@ class Lists:
 class Dictionary:
     """Unit vectors [n, d], who may be listed, what lists are judged by, and list sizes. Make one with `dictionary`.
 
-    units      what directions are compared with; rows outside `keep` are never looked at
-    judged     the same labels in the metric of `measure` (any lengths)
-    pull       [d, d], takes a direction to the metric of `judged`; None where that is the same space
+    vectors    what directions are compared with, of any lengths: the table that was given, not a copy
+    lengths    Euclidean lengths of the kept ones, 1 outside `keep`: those rows are never looked at
+    view       the same labels in the metric of `measure`, made when they are asked for
     covariate  what distractors match
     scored     how many members coherence, intruders and likeness of strings look at
     first, later  how many members held-out detection learns from, and how many after them it must find
     """
 
-    units: Float[np.ndarray, "n d"]
-    judged: Float[np.ndarray, "n d"]
-    pull: Float[np.ndarray, "d d"] | None
+    vectors: Float[np.ndarray, "n d"]
+    lengths: Float[np.ndarray, " n"]
+    view: Judging
     keep: Bool[np.ndarray, " n"]
     covariate: Float[np.ndarray, " n"]
     scored: int
@@ -65,12 +66,35 @@ class Dictionary:
 
     def lists(self, directions: Float[np.ndarray, "r d"]) -> Lists:
         """The lists of both poles, by cosine; ids ascending among equals. Raises BadRequest for null directions."""
-        found = poles(directions, self.units, self.length, keep=self.keep)
+        keep = None if self.keep.all() else self.keep
+        found = poles(directions, self.vectors, self.length, keep=keep, lengths=self.lengths)
         return Lists(found.top, found.bottom)
 
     def seen(self, directions: Float[np.ndarray, "r d"]) -> Float[np.ndarray, "r d"]:
         """The directions in the metric of `judged`, where they are what made the lists alike."""
-        return directions if self.pull is None else directions @ self.pull
+        return self.view.pulled(directions)
+
+    @property
+    def units(self) -> Float[np.ndarray, "n d"]:
+        """The kept vectors at length one, zero rows for the others: a new array as large as the table."""
+        made = np.zeros(self.vectors.shape, self.vectors.dtype)
+        made[self.keep] = self.vectors[self.keep]
+        made /= self.lengths[:, None].astype(made.dtype)
+        return made
+
+    @property
+    def judged(self) -> Float[np.ndarray, "n d"]:
+        """The kept vectors in the metric of `measure` (any lengths): a new array as large as the table."""
+        return self.view.whole()
+
+    @property
+    def pull(self) -> Float[np.ndarray, "d d"] | None:
+        """[d, d], takes a direction to the metric of `judged`; None where that is the same space. A new array."""
+        return None if self.view.axes is None else self.seen(np.eye(self.vectors.shape[1]))
+
+    def second_moment(self) -> Float[np.ndarray, "d d"]:
+        """EᵀE/n of the kept unit vectors, not centred; float64 in Fortran order, a new array."""
+        return replace(self.view, mean=None).moment()
 
     def check(self) -> None:
         """Raise BadRequest where the dictionary is too small for lists to be judged."""
@@ -89,43 +113,27 @@ def dictionary(
     measure: str = "whitened",
     sizes: tuple[int, int, int] | None = None,
 ) -> Dictionary:
-    """A dictionary of these vectors, kept rows brought to length one, in their own precision (float32 at least).
+    """A dictionary of these vectors, compared at length one, in their own precision (float32 at least).
 
     `measure` is the metric of coherence and detection: ``whitened`` (the head of this file says why), ``centred`` or
     ``raw``. Tokens that were hardly trained lie close together and make many random lists coherent: leave them out by
     `keep`. `covariate` is what distractors match: frequencies, or ids where they fall with frequency; the length of a
     vector where nothing is given. `sizes` are (scored, first, later), by default those of `list_sizes`; null rows are
-    never kept. Costs n·d² multiplications and a second copy of the vectors.
+    never kept. Costs 2·n·d² multiplications; holds one d × d array in float64 (three while it is made) and the table
+    itself, no copy of it.
     Raises BadRequest for another measure.
     """
     if measure not in MEASURES:
         raise BadRequest(f"expected measure {', '.join(MEASURES)}, came {measure!r}")
+    vectors = vectors.astype(np.result_type(vectors.dtype, np.float32), copy=False)
     size = lengths(vectors)
     kept = np.isfinite(size) & (size > 0) if keep is None else keep & np.isfinite(size) & (size > 0)
-    units = np.zeros(vectors.shape, np.result_type(vectors.dtype, np.float32))
-    units[kept] = vectors[kept] / size[kept, None].astype(units.dtype)
-    judged, pull = _judged(units, kept, measure)
+    long = np.where(kept, size, 1.0)
+    view = judging(vectors, np.where(kept, 1 / long, 0.0), measure)
+    _ = view.squares  # found here, before threads ask for them
     scored, first, later = list_sizes(int(kept.sum())) if sizes is None else sizes
     matched = size if covariate is None else covariate.astype(np.float64)
-    return Dictionary(units, judged, pull, kept, matched, scored, first, later, measure)
-
-
-def _judged(units: np.ndarray, kept: np.ndarray, measure: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """Unit vectors in the judging metric (zero outside `kept`), and what takes a direction there."""
-    rows = units[kept]
-    if measure == "raw" or not len(rows):
-        return units, None
-    mean = rows.mean(axis=0, dtype=np.float64).astype(units.dtype)
-    rows = rows - mean
-    judged, d = np.zeros_like(units), units.shape[1]
-    if measure == "centred":
-        judged[kept] = rows
-        return judged, None
-    covariance = (rows.T @ rows).astype(np.float64) / len(rows)
-    values, axes = np.linalg.eigh(covariance)
-    shrunk = (len(rows) * np.maximum(values, 0.0) + d * values.mean()) / (len(rows) + d)
-    judged[kept] = rows @ ((axes / np.sqrt(shrunk)) @ axes.T).astype(units.dtype)
-    return judged, (axes * np.sqrt(shrunk)) @ axes.T
+    return Dictionary(vectors, long, view, kept, matched, scored, first, later, measure)
 
 
 def list_sizes(n: int) -> tuple[int, int, int]:

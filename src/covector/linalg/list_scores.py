@@ -53,25 +53,26 @@ def list_scores(
 ) -> ListScores:
     """Coherence and held-out detection of each direction's lists; `seed` chooses the distractors.
 
-    What a direction scores does not depend on the others. Costs about 12·r·k·d multiplications for lists of k.
+    What a direction scores does not depend on the others (but for rounding). Costs about 12·r·k·d multiplications for
+    lists of k, and 14·r·d² for a whitened metric.
     Raises SpaceMismatch when lists are not of the dictionary's sizes, BadRequest where it is too small.
     """
     dictionary.check()
-    units, directions = dictionary.judged, dictionary.seen(directions)
+    view, aimed = dictionary.view, dictionary.view.aim_of(directions)
     scored, first = dictionary.scored, dictionary.first
     if lists.top.shape[1] != dictionary.length or lists.top.shape != lists.bottom.shape:
         raise SpaceMismatch(
             f"expected lists of {dictionary.length} at both poles, came {lists.top.shape}, "
             f"{lists.bottom.shape}; take them from the dictionary"
         )
-    top = coherences(directions, lists.top[:, :scored], units)
-    bottom = coherences(directions, lists.bottom[:, :scored], units)
+    top = coherences(aimed, lists.top[:, :scored], view)
+    bottom = coherences(aimed, lists.bottom[:, :scored], view)
     by_pole = np.stack([top.beyond, bottom.beyond], axis=1)
     pole = np.argmax(np.where(np.isnan(by_pole), -np.inf, by_pole), axis=1)
     members = np.where(pole[:, None] == 0, lists.top, lists.bottom)
     later = members[:, first : first + dictionary.later]
     distractors = matched(later, members, dictionary.covariate, dictionary.keep, seed=seed)
-    held = heldout(directions, members[:, :first], later, distractors, units)
+    held = heldout(aimed, members[:, :first], later, distractors, view)
     whole_pole = np.where(top.whole >= bottom.whole, 0, 1)
     return ListScores(
         pole=pole,

@@ -14,6 +14,7 @@ from covector.axes import Bool, Float, Int
 from covector.errors import BadRequest
 from covector.linalg.chance.streams import Seed, generator
 from covector.linalg.coherence import coherence
+from covector.linalg.judging import Aimed, View
 
 # Strata: up to ten of frequency, three of length in each, and no fewer than this many members in one.
 BY_FREQUENCY, BY_LENGTH, LEAST = 10, 3, 12
@@ -50,9 +51,9 @@ def strata(
 
 
 def matched_coherence(
-    directions: Float[np.ndarray, "r d"],
+    directions: Float[np.ndarray, "r d"] | Aimed,
     lists: Int[np.ndarray, "r k"],
-    units: Float[np.ndarray, "n d"],
+    units: Float[np.ndarray, "n d"] | View,
     stratum: Int[np.ndarray, " n"],
     *,
     draws: int,

@@ -70,7 +70,8 @@ def poles(
     widths that differ. Memory beyond inputs and result: 128 MB of scores, and a float32 copy of float16 vectors.
     """
     n = _check(directions, vectors, k, keep)
-    if keep is not None and 2 * n < vectors.shape[0] and see is None:
+    few = 2 * n < vectors.shape[0] and n * vectors.shape[1] * vectors.itemsize <= BUFFER_BYTES
+    if keep is not None and few and see is None:
         # Few are kept: a copy of them costs less than scoring everything.
         ids = np.flatnonzero(keep)
         found = poles(directions, vectors[ids], k, lengths=None if lengths is None else lengths[ids])

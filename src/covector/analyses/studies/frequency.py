@@ -154,7 +154,7 @@ def _measured(rows: Float[np.ndarray, "n d"], ground: Ground, seed: int) -> Meas
     told = list_scores(rows, dictionary.lists(rows), dictionary, seed=seed)
     members = told.members[:, : dictionary.scored]
     expected = matched_coherence(
-        dictionary.seen(rows), members, dictionary.judged, ground.stratum, draws=EXCHANGED, seed=seed
+        dictionary.view.aim_of(rows), members, dictionary.view, ground.stratum, draws=EXCHANGED, seed=seed
     )
     units = dictionary.units[dictionary.keep].astype(np.float64)
     units = units - units.mean(axis=0)

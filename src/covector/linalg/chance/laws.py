@@ -1,4 +1,4 @@
-"""The two laws a null direction can follow: Haar, or Gaussian of a given covariance brought to unit length.
+"""The laws a null direction can follow: Haar, or Gaussian of a given covariance brought to unit length.
 
 The second asks more: "is this more than the principal structure of the basis?". Its covariance is the second moment
 EᵀE/n of exactly those vectors that are scored, with no centring of its own. Reason: the common mean of unembedding
@@ -10,11 +10,13 @@ passes them, and the second moment of those is the covariance.
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.linalg import eigh
 
 from covector.axes import Float
 from covector.errors import BadRequest, SpaceMismatch
 from covector.linalg.chance.haar import unit_rows
 from covector.linalg.chance.streams import Seed, generator
+from covector.linalg.norms import without_mean
 
 # Rows of a dictionary per step of the Gram sum: 8192 rows of 768 in float64 are 50 MB.
 GRAM_ROWS = 8192
@@ -48,7 +50,16 @@ class Matched:
         return rng.standard_normal((count, len(self.root))) @ self.root
 
 
-Law = Haar | Matched
+@dataclass(frozen=True)
+class Hyperplane:
+    """Every direction without a part along 1 alike: what a LayerNorm reads or a centred matrix writes."""
+
+    def draw(self, rng: np.random.Generator, count: int, d: int) -> Float[np.ndarray, "draws d"]:
+        """`count` rows whose directions follow the law; lengths are not 1."""
+        return without_mean(rng.standard_normal((count, d)))
+
+
+Law = Haar | Matched | Hyperplane
 
 
 def covariance_root(vectors: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "m d"]:
@@ -70,6 +81,17 @@ def covariance_root(vectors: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "m d
         rows = np.asarray(vectors[start : start + GRAM_ROWS], dtype=np.float64)
         gram += rows.T @ rows
     return _root(gram / n)
+
+
+def root_of_moment(moment: Float[np.ndarray, "d d"]) -> Float[np.ndarray, "d d"]:
+    """A root of a symmetric second moment, rootᵀ·root = moment. Destroys `moment` if it is in Fortran order.
+
+    LAPACK works where the moment lies: it is the largest array here, and its work space is two more. Negative
+    eigenvalues count as the rounding that they are.
+    """
+    values, columns = eigh(moment, overwrite_a=True, check_finite=False, driver="evd")
+    columns *= np.sqrt(np.maximum(values, 0.0))
+    return columns.T
 
 
 def matched_directions(covariance: Float[np.ndarray, "d d"], n: int, seed: Seed) -> Float[np.ndarray, "n d"]:

@@ -18,7 +18,7 @@ from covector.axes import Float, Int
 from covector.errors import BadRequest, SpaceMismatch
 from covector.linalg.chance.estimate import Number
 from covector.linalg.chance.haar import ORTHONORMAL_WITHIN, draw_frames, unit_rows
-from covector.linalg.chance.laws import Haar, Law, Matched, covariance_root
+from covector.linalg.chance.laws import Haar, Law, Matched, covariance_root, root_of_moment
 from covector.linalg.chance.pareto import tail_p
 from covector.linalg.chance.streams import Seed, generator
 from covector.linalg.dictionary import Dictionary, Lists
@@ -52,6 +52,24 @@ class ListNull:
         null = self._of(score)
         return ((np.asarray(observed) - np.nanmean(null)) / np.nanstd(null, ddof=1))[()]
 
+    def left_out(self, score: str) -> Float[np.ndarray, " draws"]:
+        """Every draw in standard deviations of the others, on the scale of `z`: what z is under the null.
+
+        Mean and deviation of the others are estimates, as they are for an observation, from one draw less: hence
+        the factors (1 + 1/(n−1))^−½ and (1 + 1/n)^½. Nothing where fewer than four draws are finite, or all are alike.
+        Source: `docs/theory/scores.md`, equation 19.
+        """
+        null = self._of(score)
+        null = null[np.isfinite(null)]
+        n = len(null)
+        if n < 4 or not np.ptp(null) > 0:
+            return np.zeros(0)
+        centred = null - null.mean()
+        rest = -centred / (n - 1)
+        variance = (np.sum(centred**2) - centred**2 - (n - 1) * rest**2) / (n - 2)
+        scale = np.sqrt((1 + 1 / n) / (1 + 1 / (n - 1)))
+        return scale * (centred - rest) / np.sqrt(np.maximum(variance, np.finfo(float).tiny))
+
     def p_of_mean(self, score: str, observed: Float[np.ndarray, " r"]) -> float:
         """Probability that the mean over a whole random basis is as large; NaN unless the null is one of bases."""
         number, null = np.bincount(self.groups), self._of(score)
@@ -77,7 +95,7 @@ def haar_lists(
     if draws < 1 or first < 0 or first % BLOCK:
         raise BadRequest(f"expected draws >= 1 from a multiple of {BLOCK} on, came {draws} from {first}")
     dictionary.check()
-    chosen, d = Haar() if law is None else law, dictionary.units.shape[1]
+    chosen, d = Haar() if law is None else law, dictionary.vectors.shape[1]
     parts = []
     for start in range(first, first + draws, BLOCK):
         rng = generator(seed, "lists", start // BLOCK)
@@ -88,7 +106,10 @@ def haar_lists(
 
 def matched_lists(dictionary: Dictionary, *, draws: int = DRAWS, seed: Seed = 0, first: int = 0) -> ListNull:
     """The null of p_cov: v ∝ g·Σ^½, Σ the second moment of the kept unit vectors. Cost, errors as `haar_lists`."""
-    law = Matched(covariance_root(dictionary.units[dictionary.keep]))
+    few = np.count_nonzero(dictionary.keep) <= dictionary.vectors.shape[1]
+    law = Matched(
+        covariance_root(dictionary.units[dictionary.keep]) if few else root_of_moment(dictionary.second_moment())
+    )
     return haar_lists(dictionary, draws=draws, seed=seed, law=law, first=first)
 
 
@@ -102,14 +123,16 @@ def basis_lists(
     in another space.
     """
     r, d = basis.shape
-    if d != dictionary.units.shape[1]:
-        raise SpaceMismatch(f"the basis lives in {d} dimensions, the dictionary in {dictionary.units.shape[1]}")
+    if d != dictionary.vectors.shape[1]:
+        raise SpaceMismatch(f"the basis lives in {d} dimensions, the dictionary in {dictionary.vectors.shape[1]}")
     if draws < 1 or np.abs(basis @ basis.T - np.eye(r)).max() > ORTHONORMAL_WITHIN:
         raise BadRequest("expected draws >= 1 and orthonormal rows that span the subspace; take Vh or Uᵀ")
     if r in (1, d):
         return None
     dictionary.check()
-    projected = dictionary.units @ basis.T.astype(dictionary.units.dtype)
+    with np.errstate(all="ignore"):  # rows that are not kept may hold anything
+        projected = dictionary.vectors @ basis.T.astype(dictionary.vectors.dtype)
+        projected /= dictionary.lengths[:, None].astype(projected.dtype)
     number, parts = -(-draws // r), []
     together = max(1, BLOCK // r)
     for start in range(0, number, together):
