@@ -19,8 +19,11 @@ def cli_page() -> str:
     from covector.cli.main import app, run
 
     parts = ["# Commands", "", "Generated from the program (`make docs`). From Python: [python.md](python.md)."]
-    names = sorted(c.name for c in app.registered_commands if c.name)
-    for words in ([], *([n] for n in names)):
+    names = [[c.name] for c in app.registered_commands if c.name]
+    for group in app.registered_groups:
+        inner = group.typer_instance.registered_commands if group.typer_instance else []
+        names += [[str(group.name)], *([str(group.name), c.name] for c in inner if c.name)]
+    for words in ([], *sorted(names)):
         out = io.StringIO()
         with contextlib.redirect_stdout(out):
             run([*words, "--help"])

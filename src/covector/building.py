@@ -3,6 +3,7 @@
 atlas = covector.build_atlas("gpt2-medium", "gpt2m.atlas")
 """
 
+import shlex
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +21,7 @@ from covector.io.atlas import Atlas
 from covector.io.atlas_parts import Part
 from covector.io.checkpoint import BUNDLED
 from covector.model.opened import Model
+from covector.study.expression import Term, written
 from covector.workbench import open as open_model
 
 
@@ -99,3 +101,12 @@ def said(atlas: Atlas) -> str:
     if aligned:
         lines.append(f"{aligned} more are themselves what their lists share, which the rule cannot judge.")
     return "\n".join(lines) + "\n"
+
+
+def example(atlas: Atlas) -> str:
+    """Something to search an atlas for, as a word of a command line: the label that a direction writes nearest to."""
+    labels, size = atlas.column("label"), np.abs(np.nan_to_num(atlas.column("zeta")))
+    words = np.array([str(label).strip().replace(" ", "").isalpha() for label in labels])
+    nearest = int(np.argmax(size * (words if words.any() else 1)))
+    typed = written([Term(1.0, str(labels[nearest]), True)])
+    return f'"{typed}"' if not set(typed) & set('"$`\\!') else shlex.quote(typed)

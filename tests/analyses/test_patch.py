@@ -1,5 +1,6 @@
 """Patching: what is put in changes what stands behind it and nothing else, and the guess is the gradient."""
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -186,7 +187,8 @@ def test_ablations_put_in_what_they_say() -> None:
         [clean.cache["L0.z"], decoder.run(torch.from_numpy(batch.corrupt), capture=["L0.z"]).cache["L0.z"]]
     )
     before = observable.of(clean.outputs["token"][:, -1].numpy())
-    for source, new in (("zero", torch.zeros_like(both[:3])), ("mean", both.mean(0).expand(3, -1, -1, -1))):
+    others = torch.stack([(both.sum(0) - both[i] - both[i + 3]) / 4 for i in range(3)])  # of the other two pairs
+    for source, new in (("zero", torch.zeros_like(both[:3])), ("mean", others)):
 
         def change(x: torch.Tensor, new: torch.Tensor = new) -> torch.Tensor:
             return torch.cat([x[:, :, :2], new[:, :, 2:3], x[:, :, 3:]], dim=2)
@@ -222,5 +224,59 @@ def test_unknown_words_are_refused_with_the_known_ones(options: dict, told: str)
 
 def test_resampling_a_single_prompt_is_refused() -> None:
     model = covector.open(random_model())
-    with pytest.raises(BadRequest, match="at least two prompts of one length"):
+    with pytest.raises(BadRequest, match="at least two pairs of one length"):
         patch(model, asked(model), pairs_for(model, 1), source="resample")
+
+
+def named(pairs: list[Pair]) -> list[Pair]:
+    return [dataclasses.replace(p, names=(f"a{i}", f"b{i}")) for i, p in enumerate(pairs)]
+
+
+def test_the_same_names_twice_are_no_more_evidence() -> None:
+    model = covector.open(random_model())
+    pairs = named(pairs_for(model, 4))
+    once, twice = (patch(model, asked(model), ps) for ps in (pairs, [*pairs, *pairs]))
+    for column in ("effect", "low", "high", "p"):
+        np.testing.assert_allclose(np.asarray(once[column]), np.asarray(twice[column]), rtol=1e-9, atol=1e-12)
+    assert (once.meta["names"], twice.meta["names"]) == (4, 4)
+
+
+@pytest.mark.parametrize("alias", ["NAME", "1", "end-4", "NAME+0"])
+def test_a_slot_is_the_same_place_by_whatever_name(alias: str) -> None:
+    model = covector.open(random_model())
+    pairs = pairs_for(model)
+    wanted = patch(model, asked(model), pairs, what="resid", slots=["NAME"])
+    got = patch(model, asked(model), pairs, what="resid", slots=[alias])
+    np.testing.assert_allclose(np.asarray(got["effect"]), np.asarray(wanted["effect"]), rtol=1e-12)
+    assert np.abs(np.asarray(got["effect"])).max() > 1e-3
+
+
+def test_a_misspelt_slot_is_refused() -> None:
+    model = covector.open(random_model())
+    with pytest.raises(BadRequest, match="expected a slot among NAME, end"):
+        patch(model, asked(model), pairs_for(model), what="resid", slots=["NMAE"])
+
+
+def test_receivers_take_what_feeds_them_and_nothing_else() -> None:
+    model = covector.open(random_model(n_layers=3))
+    table = patch(model, asked(model), pairs_for(model), route=["L1H0", "L2H1"])
+    layers = {place[:2] for place in table["place"]}
+    assert layers == {"L0", "L1"}  # a head of block 1 feeds L2H1; none of block 2 feeds anything here
+    assert "L1H0" not in table["place"]
+    alone = patch(model, asked(model), pairs_for(model), route=["L2H1"])
+    both = {row["place"]: row["effect"] for row in table.rows}
+    for row in alone.rows:
+        if row["place"].startswith("L1") and row["place"] in both:
+            assert both[row["place"]] == pytest.approx(row["effect"], abs=1e-12)
+
+
+@pytest.mark.identity("OP-30")
+@pytest.mark.parametrize("source", ["mean", "corrupt", "zero"])
+def test_the_order_of_pairs_does_not_matter(source: str) -> None:
+    model = covector.open(random_model(n_layers=1))
+    pairs = named(pairs_for(model, 35))
+    one, other = (patch(model, asked(model), ps, source=source) for ps in (pairs, pairs[::-1]))
+    for name, table in (("one", one), ("other", other)):
+        assert table.meta["pairs"] == 35, name
+    a, b = ({row["place"]: row["effect"] for row in table.rows} for table in (one, other))
+    assert a == pytest.approx(b, rel=1e-9)

@@ -8,7 +8,7 @@ import pytest
 import covector
 from covector.analyses.paths import paths
 from covector.arch.toy import random_model
-from covector.errors import BadSite
+from covector.errors import BadRequest, BadSite
 from covector.model.opened import Model
 from covector.model.spec import Norm, Rotary
 from covector.model.weights import Weights
@@ -89,3 +89,29 @@ def test_a_dyad_that_a_map_has_not_is_refused() -> None:
     model = covector.open(random_model())
     with pytest.raises(BadSite, match="has 4 dyads"):
         paths(model, Observable({"token 3": 1, "token 5": -1}, model), pairs_for(model), given=["L0H0:9>out"])
+
+
+def test_pairs_that_point_both_ways_are_refused() -> None:
+    model = covector.open(random_model())
+    (pair,) = pairs_for(model, (6,))
+    swapped = Pair(pair.corrupt, pair.clean, pair.slots, pair.texts)
+    with pytest.raises(BadRequest, match="they point both ways"):
+        paths(model, Observable({"token 3": 1, "token 5": -1}, model), [pair, swapped])
+
+
+def test_a_given_path_may_name_positions_in_any_way() -> None:
+    model = covector.open(random_model())
+    pairs, task = pairs_for(model, (6, 6)), Observable({"token 3": 1, "token 5": -1}, model)
+    shares = [
+        paths(model, task, pairs, given=[f"L0H0@{slot}>L1.mlp@5>out"])["share"] for slot in ("NAME", "1", "end-4")
+    ]
+    assert np.abs(shares[0]).max() > 1e-6
+    for other in shares[1:]:
+        np.testing.assert_allclose(other, shares[0], rtol=1e-12)
+
+
+def test_what_was_not_looked_into_is_summed_from_its_parts() -> None:
+    worlds, _ = worlds_for("plain")
+    found = find_paths(worlds, 6)
+    assert abs(found.closure) < 1e-10 * abs(found.total.share) + 1e-12
+    assert found.remainder == pytest.approx(found.total.share - sum(p.share for p in found.complete), rel=1e-9)

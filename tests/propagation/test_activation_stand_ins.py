@@ -139,3 +139,15 @@ def test_a_stand_in_without_its_points_is_refused(policy: str) -> None:
     wrong = {"ignore": 1, "exact": 0, "frozen": 2, "secant": 1}[policy]
     with pytest.raises(BadRequest, match=rf"norm: policy '{policy}' expects . working point\(s\), got {wrong}"):
         pull_norm(np.ones(3), policy, (np.ones(3),) * wrong, centre=True, gain=None, eps=0.0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["gelu", "gelu_new", "silu", "tanh", "quick_gelu"])
+@pytest.mark.parametrize("step", [1e-4, 1e-6, 1e-8, 1e-10, 1e-12, 1e-15])
+def test_a_secant_between_near_points_is_the_derivative_there(name: str, step: float) -> None:
+    """The quotient loses digits as the step shrinks; what stands for it may not."""
+    a = np.array([-3.1, -0.7, 0.4, 3.1])
+    got = slope("secant", (a + step, a), activation(name), derivative(name))
+    # The secant differs from the derivative at a by half the second derivative times the step; rounding 1e-10 at 1e-5.
+    np.testing.assert_allclose(got, derivative(name)(a), atol=step + 1e-9)
+    moved = got * ((a + step) - a)
+    np.testing.assert_allclose(moved, activation(name)(a + step) - activation(name)(a), atol=1e-15)

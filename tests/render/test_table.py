@@ -137,7 +137,7 @@ def test_a_selection_keeps_a_picture_only_if_it_is_made_from_the_table():
         return Grid(np.ones((len(table), 1)), ["x"] * len(table), ["y"])
 
     assert dyads(picture=picture_of).head(2).plot().picture.values.shape == (2, 1)
-    with pytest.raises(BadRequest, match="this table has no picture"):
+    with pytest.raises(BadRequest, match="this result has no picture"):
         dyads().plot()
 
 

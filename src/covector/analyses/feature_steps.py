@@ -39,7 +39,7 @@ def feature_steps(
         says=f"A stream that moves by 1 along the feature at {feature.hook} moves {feature.observable} by up to "
         f"{feature.norm:.3f} logits through this path.",
         not_says=f"It does not say that the path is used: {feature.convention}.",
-        next=f'covector steer {model.words} "{observable}" --feature {saved or "FILE"} --token NAME --template …',
+        next=f"covector steer {model.words} {observable.typed} --feature {saved or 'FILE'} --token NAME --template …",
         key=("step",),
     )
     return feature, table

@@ -14,6 +14,7 @@ from covector.analyses.ioi_roles import EDGES, LOOKS, Group, Shares, groups_of, 
 from covector.axes import Float
 from covector.errors import BadRequest
 from covector.linalg.chance.streams import generator
+from covector.linalg.interval import half_width
 from covector.model.opened import Model
 from covector.render import Column, Table
 
@@ -215,10 +216,10 @@ def _rows(e: Evidence, found: Circuit) -> list[tuple]:
     rows = []
     for i in e.order[: max(SHOWN, int(e.found.sum()) if found.done else 0)]:
         one = e.share[:, i] if len(e.share) else np.array([np.nan])
-        error = one.std(ddof=1) / np.sqrt(len(one)) if len(one) > 1 else np.nan
+        error = float(half_width(one))
         told = "yes" if found.done and e.found[i] else ""
-        rows.append((e.role, found.shares.heads[i], told, one.mean(), one.mean() - 1.96 * error,
-                     one.mean() + 1.96 * error, e.p[i], e.looks[i], e.chance,
+        rows.append((e.role, found.shares.heads[i], told, one.mean(), one.mean() - error,
+                     one.mean() + error, e.p[i], e.looks[i], e.chance,
                      e.p_looks[i]))  # fmt: skip
     return rows
 

@@ -10,6 +10,7 @@ from covector.analyses.ioi_edges import KINDS, Edge, edge, layer_of
 from covector.analyses.ioi_prompts import Task
 from covector.errors import BadRequest
 from covector.linalg import chance
+from covector.linalg.interval import half_width
 from covector.model.opened import Model
 from covector.propagation.search import find_paths
 from covector.render import Column, Table
@@ -122,14 +123,14 @@ def task_paths(model: Model, found: Circuit, expansions: int = 60, least: float 
     parts = sorted(every.parts, key=lambda part: (-abs(part.share), str(part.path)))
     parts = [part for part in parts if abs(part.share) >= least * abs(total)]
     each = [clustered(part.shares, of) for part in parts]
-    error = np.array([e.std(ddof=1) / np.sqrt(len(e)) if len(e) > 1 else np.nan for e in each])
+    error = np.array([float(half_width(e)) for e in each])
     share = np.array([part.share for part in parts])
     columns = [
         Column("path", [str(part.path) for part in parts], about="earliest component first; @ where it reads"),
         Column("share", share, "logits", 3, "of the difference, through this path and all that feed it"),
         Column("of_total", share / (total or np.nan), "", 3, "share over the difference"),
-        Column("low", share - 1.96 * error, "logits", 3, "95 % interval over pairs of names"),
-        Column("high", share + 1.96 * error, "logits", 3, "95 % interval over pairs of names"),
+        Column("low", share - error, "logits", 3, "95 % interval over pairs of names"),
+        Column("high", share + error, "logits", 3, "95 % interval over pairs of names"),
         Column("complete", ["yes" if part.complete else "" for part in parts], about="begins at the embeddings"),
     ]
     net = total - every.remainder
@@ -158,7 +159,7 @@ def ablation(model: Model, found: Circuit, *, draws: int = 19, seed: int = 0) ->
     done = {key: removed(model, found.groups, *key, draws=draws, seed=seed) for key in {c[1:] for c in chosen}}
     made = [done[c[1:]] for c in chosen]
     heads, dyads = ([clustered(getattr(m, what), of) for m in made] for what in ("of_head", "of_dyad"))
-    error = np.array([d.std(ddof=1) / np.sqrt(len(d)) if len(d) > 1 else np.nan for d in dyads])
+    error = np.array([float(half_width(d)) for d in dyads])
     mean = np.array([d.mean() for d in dyads])
     level = np.array([np.max(np.abs(m.random), initial=0.0) for m in made])
     p = np.array([(1 + np.sum(np.abs(m.random) >= abs(d))) / (1 + len(m.random))
@@ -171,8 +172,8 @@ def ablation(model: Model, found: Circuit, *, draws: int = 19, seed: int = 0) ->
         Column("dyad", np.array([m.dyad for m in made]), about="its dyad of the largest share"),
         Column("effect", mean, "logits", 3, "IO − S lost without that dyad", chance="random"),
         Column("random", level, "logits", 3, f"largest of {draws} random directions of the same space"),
-        Column("low", mean - 1.96 * error, "logits", 3, "95 % interval over pairs of names"),
-        Column("high", mean + 1.96 * error, "logits", 3, "95 % interval over pairs of names"),
+        Column("low", mean - error, "logits", 3, "95 % interval over pairs of names"),
+        Column("high", mean + error, "logits", 3, "95 % interval over pairs of names"),
         Column("p", p, about="of the dyad among random directions"),
         Column("share", np.array([m.share for m in made]), "logits", 3, "of the difference, through the dyad"),
         Column("of_side", np.array([m.share / m.whole if m.whole else np.nan for m in made]), "", 3,

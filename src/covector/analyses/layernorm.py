@@ -288,7 +288,7 @@ def _table(
         f"by {made[uneven].spread:.0%}.{ranks}",
         not_says="A turn is that of the exact derivative: with the scale held (frozen) a norm turns nothing but by its "
         f"gain and centring. Other prompts have other rows{'; ' + observable.warning if observable.warning else ''}.",
-        next=f'covector observe predict {model.words} "{observable}" heads with the same prompts',
+        next=f'covector observe predict {model.words} {observable.typed} heads with the same prompts',
         picture=_picture,
         key=("path", "norm"),
     )  # fmt: skip

@@ -57,7 +57,7 @@ def _sure(rows: list[dict], n: int) -> str:
 def not_says(table: Table, model: Model, level: float) -> str:
     """What the numbers cannot show: use, meaning, and whatever the anatomy hides at the strongest places."""
     meta, rows = table.meta, table.rows
-    parts = ["It does not say that the model uses these places (nothing was run); that takes an edit or a patch"]
+    parts = ["It does not say that the model uses these places (nothing was run); covector patch measures it"]
     shown = [row for row in rows if row["familywise"] is not None and row["familywise"] <= level][:CAUTIONED]
     said: dict[str, list[str]] = {}
     for row in shown:

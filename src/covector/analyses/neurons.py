@@ -15,6 +15,7 @@ from covector.errors import BadRequest, BadSite
 from covector.linalg import chance
 from covector.linalg.agreement import agreement
 from covector.linalg.chance.streams import generator
+from covector.linalg.interval import half_width
 from covector.model.opened import Model
 from covector.propagation.linearised import Linearised
 from covector.render import Column, Scatter, Table
@@ -193,7 +194,7 @@ def _table(
         f"neurons do so beyond chance at a false-discovery rate of {LEVEL:.0%}.{told}",
         not_says="It does not say what makes a neuron fire, nor what it does through later components but for the "
         f"effects that are measured{'; ' + observable.warning if observable.warning else ''}.",
-        next=f'covector observe regions {model.words} "{observable}" L{found.neurons[best][0]}.mlp --text FILE',
+        next=f"covector observe regions {model.words} {observable.typed} L{found.neurons[best][0]}.mlp --text FILE",
         picture=_picture if measured else None,
         key=("neuron",),
     )
@@ -205,13 +206,13 @@ def _effects(
     """Columns, a sentence and meta of what was measured."""
     effects = np.stack([measured.effect[int(i)] for i in rows])
     guess = np.stack([measured.guess[int(i)] for i in rows]).mean(axis=1)
-    mean, n, total = effects.mean(axis=1), effects.shape[1], float(measured.whole.mean())
-    error = effects.std(axis=1, ddof=1) / np.sqrt(n) if n > 1 else np.full(len(mean), np.nan)
+    mean, total = effects.mean(axis=1), float(measured.whole.mean())
+    error = half_width(effects)
     p = sign_flips(effects, seed)
     columns = [
         Column("effect", mean, "logits", 3, "clean − changed, mean over pairs"),
-        Column("low", mean - 1.96 * error, "logits", 3, "lower end of a 95 % interval over pairs"),
-        Column("high", mean + 1.96 * error, "logits", 3, "upper end"),
+        Column("low", mean - error, "logits", 3, "lower end of a 95 % interval over pairs"),
+        Column("high", mean + error, "logits", 3, "upper end"),
         Column("guess", guess, "logits", 3, "what it writes directly, 1/σ of the clean run (accounting)"),
         Column("p_effect", p, about="paired sign flips: the effect has no sign"),
         Column("q_effect", chance.bh(p), about="Benjamini–Hochberg over the neurons measured"),

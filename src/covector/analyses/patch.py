@@ -9,17 +9,18 @@ import numpy as np
 import torch
 
 from covector.analyses.head_grid import head_grid
-from covector.axes import Float
+from covector.axes import Float, Int
 from covector.errors import BadRequest
 from covector.linalg import chance
+from covector.linalg.interval import cluster_sums, half_width
 from covector.model.opened import Model
 from covector.model.spec import ModelSpec
 from covector.propagation.linearised import Linearised, Policies
 from covector.render import Column, Grid, Table
 from covector.run.decoder import Decoder
 from covector.run.points import captured
-from covector.run.prompts import Batch, Pair, batches
-from covector.run.sweep import Place, sweep
+from covector.run.prompts import Batch, Pair, batches, canonical_slot, clusters_of
+from covector.run.sweep import Place, feeds, sweep
 from covector.study.observable import Observable
 from covector.study.path import parse_path
 
@@ -46,11 +47,12 @@ def patch(
 
     `what`: heads (z), ov, qk (z with the other values under its own pattern, and the other way round), resid (the
     stream entering each block), attn, mlp (sublayer outputs), or q, k, v, pattern of each head. `source`: the corrupt
-    prompt, zero, the mean over all prompts of the batch at that position, or another clean prompt (resample). `slots`:
-    patch these positions alone, one row each (resid, attn, mlp: every slot by default; heads: all positions together).
-    `route`: None lets everything behind the place follow; empty is path patching straight to the output, all later
-    components held; heads (``L9H6``) and MLPs (``L8.mlp``) let those alone see the change.
-    ``effect`` = clean − patched, mean over pairs, with a 95 % interval and the paired sign-flip p, q over places;
+    prompt, zero, the mean over both prompts of all other pairs of this length, or another clean prompt (resample).
+    `slots`: patch these positions alone, one row each (resid, attn, mlp: every slot by default; heads: all positions
+    together). `route`: None lets everything behind the place follow; empty is path patching straight to the output, all
+    later components held; heads (``L9H6``) and MLPs (``L8.mlp``) let those alone see the change.
+    ``effect`` = clean − patched, mean over pairs, with a 95 % interval and sign-flip p over names (pairs of the same
+    names under several templates count once), q over places;
     ``share`` of the whole clean − corrupt difference. ``first_order`` is the gradient at the clean run times the change
     (attribution patching) along the same route, not defined through receivers; ``fit``, since it saw both prompts.
     Measured through the reference decoder, exactly.
@@ -62,28 +64,34 @@ def patch(
         raise BadRequest("expected pairs of prompts, got none; give --template and --fill, or --prompts FILE")
     observable = Observable.parse(observable, model) if isinstance(observable, str) else observable
     by_slot = tuple(slots) or (every_slot(pairs) if what in ("resid", "attn", "mlp") else ())
+    for slot in slots:
+        canonical_slot(pairs, slot)  # a slot that some prompt lacks is refused before anything runs
     places = places_of(model.spec, what, by_slot)
     receivers = None if route is None else [_receiver(text, model.spec) for text in route]
     if receivers:
-        first = min(r.layer for r in receivers)
-        places = [p for p in places if p.layer < first or (p.layer == first and p.role != "mlp_out")]
+        places = [p for p in places if p not in receivers and any(feeds(model.spec, p, r) for r in receivers)]
+    if not places:
+        raise BadRequest(f"--to {', '.join(route or ())}: expected receivers behind some {what}, nothing feeds them")
     decoder = Decoder(model.weights, getattr(torch, dtype))
     found, clean, corrupt, guessed = [], [], [], []
-    for batch in batches(pairs):
+    # Means and donors are over all prompts of a length, so these may not depend on how many run at once.
+    ordered: list[Pair] = []
+    for batch in batches(pairs, 32 if source in ("corrupt", "zero") else len(pairs)):
+        ordered += batch.pairs
         base, other = captured(decoder, batch.clean), captured(decoder, batch.corrupt)
         positions, rows = batch.at(at), np.arange(len(batch.pairs))
         clean.append(observable.of(base[f"out.{observable.output}"][rows, positions].astype(np.float64)))
         corrupt.append(observable.of(other[f"out.{observable.output}"][rows, positions].astype(np.float64)))
         new = _source(source, base, other, seed)
         new = {**new, **_halves(model.spec, base, new, what)} if what in ("ov", "qk") else new
-        masks = {slot: mask_of(batch, slot) for slot in by_slot}
+        masks = {slot: mask_of(batch, slot, named=not slots) for slot in by_slot}
         values = dict(sweep(decoder, base, new, places, masks, observable, positions, route=receivers))
         found.append(np.stack([clean[-1] - values[place] for place in places]))
         guessed.append(first_order(model, observable, base, new, places, masks, positions, route=receivers))
     effects, guess = np.concatenate(found, axis=1), np.concatenate(guessed, axis=1)
     whole = np.concatenate(clean) - np.concatenate(corrupt)
     told = "" if route is None else " straight to the output" if not route else f" through {', '.join(route)} alone"
-    return _table(model, observable, places, effects, guess, whole, what + told, source, at, seed, len(pairs))
+    return _table(model, observable, places, effects, guess, whole, what + told, source, at, seed, clusters_of(ordered))
 
 
 def every_slot(pairs: Sequence[Pair]) -> tuple[str, ...]:
@@ -93,9 +101,11 @@ def every_slot(pairs: Sequence[Pair]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*names, *(p.slot_of(t) for p in pairs for t in range(len(p)))]))
 
 
-def mask_of(batch: Batch, slot: str) -> Float[np.ndarray, "batch position"]:
-    """1 where a position has this name."""
-    return np.array([[float(pair.slot_of(t) == slot) for t in range(len(pair))] for pair in batch.pairs])
+def mask_of(batch: Batch, slot: str, *, named: bool = True) -> Float[np.ndarray, "batch position"]:
+    """1 where a position goes by this name (nowhere in a prompt that lacks it); else where the slot points, in each."""
+    if named:
+        return np.array([[float(pair.slot_of(t) == slot) for t in range(len(pair))] for pair in batch.pairs])
+    return np.array([[float(t == pair.position(slot)) for t in range(len(pair))] for pair in batch.pairs])
 
 
 def places_of(spec: ModelSpec, what: str, slots: Sequence[str] = ()) -> list[Place]:
@@ -146,12 +156,12 @@ def _source(
         return other
     if source == "zero":
         return {name: np.zeros_like(x) for name, x in base.items()}
-    if source == "mean":
-        both = {name: 0.5 * (x.mean(axis=0) + other[name].mean(axis=0)) for name, x in base.items()}
-        return {name: np.broadcast_to(both[name], x.shape).copy() for name, x in base.items()}
     n = len(base["resid_in"])
     if n < 2:
-        raise BadRequest("--source resample: expected at least two prompts of one length, got one; give more names")
+        raise BadRequest(f"--source {source}: expected at least two pairs of one length, got one; give more names")
+    if source == "mean":  # of the other pairs: a prompt's own activations are no control for it
+        both = {name: x + other[name] for name, x in base.items()}
+        return {name: (x.sum(axis=0) - x) / (2 * (n - 1)) for name, x in both.items()}
     turn = 1 + int(np.random.default_rng(seed).integers(n - 1))
     return {name: np.roll(x, turn, axis=0) for name, x in base.items()}
 
@@ -228,11 +238,11 @@ def _table(
     source: str,
     at: str,
     seed: int,
-    pairs: int,
+    clusters: Int[np.ndarray, " n"],
 ) -> Table:
-    mean, n = effects.mean(axis=1), effects.shape[1]
-    error = effects.std(axis=1, ddof=1) / np.sqrt(n) if n > 1 else np.full(len(mean), np.nan)
-    p = sign_flips(effects, seed)
+    mean, pairs, groups = effects.mean(axis=1), effects.shape[1], len(np.unique(clusters))
+    error = half_width(effects, clusters)
+    p = sign_flips(cluster_sums(effects, clusters), seed)
     total = float(whole.mean())
     names = [str(place) for place in places]
     order = np.argsort(-np.abs(mean), kind="stable")
@@ -240,11 +250,11 @@ def _table(
     columns = [
         Column("place", names, about="what was replaced; @ at which positions"),
         Column("effect", mean, "logits", 3, "clean − patched, mean over pairs"),
-        Column("low", mean - 1.96 * error, "logits", 3, "lower end of a 95 % interval over pairs"),
-        Column("high", mean + 1.96 * error, "logits", 3, "upper end"),
+        Column("low", mean - error, "logits", 3, "lower end of a 95 % interval over names"),
+        Column("high", mean + error, "logits", 3, "upper end"),
         Column("share", mean / total if total else np.full(len(mean), np.nan), "", 3, "effect over clean − corrupt"),
         Column("first_order", guess.mean(axis=1), "logits", 3, "gradient at the clean run times the change (fit)"),
-        Column("p", p, about="paired sign flips: the effect has no sign"),
+        Column("p", p, about="sign flips over names: the effect has no sign"),
         Column("q", q, about="Benjamini–Hochberg over places"),
     ]
     slope, r2 = line(guess.mean(axis=1), mean)
@@ -253,17 +263,17 @@ def _table(
         columns=columns,
         meta=model.meta | {"analysis": "patch", "observable": str(observable), "what": what, "source": source, "at": at,
                            "pairs": pairs, "seed": seed, "kind": "measurement; first_order: fit", "total": total,
-                           "first_order": {"slope": slope, "r2": r2}, "null": "paired sign flips"},
-        title=f"{model.name} · {observable} · {what} from {source} · {pairs} pairs · clean − corrupt {total:.3f} · "
-        f"first order: slope {slope:.2f}, r² {r2:.2f}",
+                           "first_order": {"slope": slope, "r2": r2}, "names": groups, "null": "sign flips over names"},
+        title=f"{model.name} · {observable} · {what} from {source} · {pairs} pairs of {groups} names · "
+        f"clean − corrupt {total:.3f} · first order: slope {slope:.2f}, r² {r2:.2f}",
         says=f"Replacing {names[best]} moves {observable} most, by {mean[best]:+.3f} of {total:.3f} logits; "
         f"{int(np.sum(q < LEVEL))} of {len(names)} places have an effect beyond sign flips at a false-discovery rate "
         f"of "
         f"{LEVEL:.0%}.",
         not_says="Effects of single places do not add up (observe paths gives shares that do), and say nothing of "
         "prompts "
-        f"unlike these{_few(n)}{'; ' + observable.warning if observable.warning else ''}.",
-        next=f'covector observe norms {model.words} {observable.typed}',
+        f"unlike these{_few(groups)}{'; ' + observable.warning if observable.warning else ''}.",
+        next=f"covector observe shares {model.words} {observable.typed} with the same prompts",
         picture=_picture(places, mean),
         key=("place",),
     ).take(order)  # fmt: skip
@@ -271,7 +281,7 @@ def _table(
 
 def _few(n: int) -> str:
     """A caution where so few pairs leave no room for a small p."""
-    return f"; with {n} pairs no p is below {2.0 ** (1 - n):.2g}" if n <= 7 else ""
+    return f"; with {n} pairs of names no p is below {2.0 ** (1 - n):.2g}" if n <= 7 else ""
 
 
 def sign_flips(effects: Float[np.ndarray, "place n"], seed: int, draws: int = 2000) -> Float[np.ndarray, " place"]:

@@ -4,18 +4,24 @@ Source: `docs/theory/observables.md`, equations 9–10; theory page §4.1, §4.5
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from covector.analyses.paths_picture import path_graph
+from covector.axes import Float, Int
 from covector.errors import BadRequest
+from covector.linalg.interval import half_width
 from covector.model.opened import Model
 from covector.propagation.search import Found, Part, World, find_paths, share_of
 from covector.render import Column, Table
 from covector.run.pairs import worlds_of
-from covector.run.prompts import Pair
+from covector.run.prompts import Pair, batches, canonical_slot, clusters_of
 from covector.study.observable import Observable
 from covector.study.path import Path, parse_path
+
+# Pairs whose mean difference is less than this share of their sizes point both ways.
+CANCELS = 1e-6
 
 
 def paths(
@@ -34,7 +40,8 @@ def paths(
 
     A path is typed: a head is entered through its values, ``.q`` or ``.k``; ``@slot`` is where a component reads. The
     largest part is split first, `expansions` times or until no unsplit part has `least` of the total; rows that begin
-    at ``embed`` are complete. ``low``, ``high``: mean ± 1.96 standard errors over pairs. `by_slot` False takes all
+    at ``embed`` are complete. ``low``, ``high``: 95 % interval (t) over names, optimistic
+    for rows picked for their size. `by_slot` False takes all
     positions together. `dyads` splits a head's edge into the dyads that it reads along before going on. `given` are
     paths as they are typed: they alone are measured, with each of their ends (no search).
     Accounting, not prediction: secant stand-ins saw both prompts, and their shares sum to the measured difference to
@@ -47,14 +54,15 @@ def paths(
     observable = Observable.parse(observable, model) if isinstance(observable, str) else observable
     worlds, measured = worlds_of(model, observable, pairs, at=at, by_slot=by_slot)
     difference = measured[:, 0] - measured[:, 1]
-    if not np.any(difference):
-        raise BadRequest(f"clean and corrupt prompts give the same {observable}: there is no difference to account for")
+    _check_difference(difference, observable)
+    ordered = [pair for batch in batches(pairs) for pair in batch.pairs]
+    given = [_canonical(text, pairs, model) for text in given] if by_slot else given
     found = _measured(worlds, given, model) if given else find_paths(worlds, expansions, least, dyads=dyads)
     total = float(difference.mean())
     parts = sorted(found.parts, key=lambda part: (-abs(part.share), str(part.path)))
     parts = [part for part in parts if given or abs(part.share) >= least * abs(total) / 10]
     return Table(
-        columns=_columns(parts, total),
+        columns=_columns(parts, total, clusters_of(ordered)),
         meta=model.meta | {"analysis": "paths", "observable": str(observable), "policy": "secant", "kind": "accounting",
                            "pairs": len(pairs), "at": at, "total": total, "expanded": found.expanded,
                            **_sums(found), "prompts": [list(pair.texts) for pair in pairs[:20]]},
@@ -63,16 +71,34 @@ def paths(
         not_says="It does not say what patching one place does: shares account for the difference between these "
         "prompts and depend on them. A path through .q or .k moves attention, not content"
         + (f"; {observable.warning}." if observable.warning else "."),
-        next=f'covector observe norms {model.words} {observable.typed}',
+        next=f"covector patch {model.words} {observable.typed} with the same prompts",
         picture=path_graph(found.parts, _slots(pairs) if by_slot else ["*"], model.spec.n_layers),
         key=("path",),
     )  # fmt: skip
+
+
+def _check_difference(difference: Float[np.ndarray, " n"], observable: Observable) -> None:
+    """Raise BadRequest where pairs do not differ, or differ both ways so that their mean says nothing."""
+    if not np.any(difference):
+        raise BadRequest(f"clean and corrupt prompts give the same {observable}: there is no difference to account for")
+    size = float(np.abs(difference).mean())
+    if abs(difference.mean()) < CANCELS * size:
+        raise BadRequest(
+            f"the pairs differ in {observable} by {size:.3g} each and by {difference.mean():.1g} on average: "
+            "they point both ways; put the prompt that favours the same answer first in each"
+        )
 
 
 def _slots(pairs: Sequence[Pair]) -> list[str]:
     """Names of positions as they stand in the longest prompt."""
     longest = max(pairs, key=len)
     return list(dict.fromkeys(longest.slot_of(t) for t in range(len(longest))))
+
+
+def _canonical(text: str, pairs: Sequence[Pair], model: Model) -> str:
+    """A typed path with the slots of its steps as positions are named here (``@2`` becomes ``@NAME``)."""
+    steps = parse_path(text, model.spec).steps
+    return str(Path(tuple(replace(s, slot=canonical_slot(pairs, s.slot)) if s.slot else s for s in steps)))
 
 
 def _measured(worlds: Sequence[World], given: Sequence[str], model: Model) -> Found:
@@ -84,17 +110,16 @@ def _measured(worlds: Sequence[World], given: Sequence[str], model: Model) -> Fo
     return Found(share_of(worlds, Path(())), tuple(parts.values()), ends, 0)
 
 
-def _columns(parts: Sequence[Part], total: float) -> list[Column]:
+def _columns(parts: Sequence[Part], total: float, clusters: Int[np.ndarray, " n"]) -> list[Column]:
     share = np.array([part.share for part in parts])
-    n = len(parts[0].shares) if parts else 1
-    error = np.array([part.shares.std(ddof=1) / np.sqrt(n) if n > 1 else np.nan for part in parts])
+    error = np.array([float(half_width(part.shares, clusters)) for part in parts])
     agree = np.array([np.mean(np.sign(part.shares) == np.sign(part.share)) for part in parts])
     return [
         Column("path", [str(part.path) for part in parts], about="earliest component first; @ where it reads"),
         Column("share", share, "logits", 3, "mean of what goes through this path and all that feed it"),
         Column("of_total", share / total, "", 3, "share over the mean difference"),
-        Column("low", share - 1.96 * error, "logits", 3, "lower end of a 95 % interval over pairs"),
-        Column("high", share + 1.96 * error, "logits", 3, "upper end"),
+        Column("low", share - error, "logits", 3, "lower end of a 95 % interval over names"),
+        Column("high", share + error, "logits", 3, "upper end"),
         Column("agree", agree, "", 2, "pairs in which the share has this sign"),
         Column("steps", np.array([len(part.path.steps) for part in parts]), about="components on it"),
         Column("complete", [("yes" if part.complete else "") for part in parts], about="begins at the embeddings"),
@@ -103,22 +128,28 @@ def _columns(parts: Sequence[Part], total: float) -> list[Column]:
 
 def _sums(found: Found) -> dict[str, float]:
     complete = np.array([part.share for part in found.complete])
-    net, gross = float(complete.sum()), float(np.abs(complete).sum())
+    frontier = np.array([part.share for part in found.frontier])
+    gross = float(np.abs(frontier).sum())
     return {
-        "net": net,
-        "gross": gross,
-        "cancellation": 1 - abs(net) / gross if gross else 0.0,
+        "net": float(complete.sum()),
+        "gross": float(np.abs(complete).sum()),
+        "frontier_gross": gross,
+        "cancellation": 1 - abs(float(frontier.sum())) / gross if gross else 0.0,
         "remainder": found.remainder,
+        "remainder_gross": float(sum(abs(part.share) for part in found.unsplit)),
+        "closure": found.closure,
         "complete": len(complete),
     }
 
 
 def _title(model: Model, observable: Observable, found: Found, pairs: int) -> str:
     sums, total = _sums(found), found.total.share
-    rest = f"cancellation {sums['cancellation']:.0%}) + not looked into {sums['remainder']:.3f}"
+    if not found.expanded:
+        return f"{model.name} · {observable} · {pairs} pairs · total {total:.3f} · given paths"
+    rest = f"not looked into {sums['remainder']:.3f} (gross {sums['remainder_gross']:.3f})"
     return (
         f"{model.name} · {observable} · {pairs} pairs · total {total:.3f} = complete paths {sums['net']:.3f} "
-        f"(gross {sums['gross']:.3f}, {rest}"
+        f"(gross {sums['gross']:.3f}) + {rest} · cancellation so far {sums['cancellation']:.0%}"
     )
 
 

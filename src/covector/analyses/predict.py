@@ -18,6 +18,7 @@ from covector.analyses.shares import shares
 from covector.axes import Float
 from covector.errors import BadRequest
 from covector.linalg.agreement import Agreement, agreement
+from covector.linalg.interval import half_width
 from covector.model.opened import Model
 from covector.propagation.linearised import Linearised, Policies
 from covector.render import Column, Grid, Table
@@ -270,7 +271,7 @@ def _table(
     names, by = [str(p) for p in tested.places], {b.name: b for b in every}
     total, n = float(np.concatenate(tested.whole).mean()), len(tested.pairs)
     measured = by["train"].measured
-    effect, error = measured.mean(axis=1), measured.std(axis=1, ddof=1) / np.sqrt(n) if n > 1 else np.nan
+    effect, error = measured.mean(axis=1), half_width(measured)
     norms, direct = head_norms(model, observable, draws=1), shares(model, observable, test, at=at)
     norm = _aligned(norms, "head", "norm", names)
     ov, qk = (_aligned(direct, "component", column, names) for column in ("ov", "qk"))
@@ -278,8 +279,8 @@ def _table(
     columns = [
         Column("head", names, about="whose z is taken from the corrupt run"),
         Column("effect", effect, "logits", 3, "measured on held-out pairs: clean − patched"),
-        Column("low", effect - 1.96 * error, "logits", 3, "lower end of a 95 % interval over pairs"),
-        Column("high", effect + 1.96 * error, "logits", 3, "upper end"),
+        Column("low", effect - error, "logits", 3, "lower end of a 95 % interval over pairs"),
+        Column("high", effect + error, "logits", 3, "upper end"),
         Column("train", by["train"].guess.mean(axis=1), "logits", 3, "prediction: feature of the training pairs"),
         Column("free", by["free"].guess.mean(axis=1), "", 3, "prediction: weights alone, direct path, no 1/σ"),
         Column("fit", by["fit"].guess.mean(axis=1), "logits", 3, "gradient at the same clean prompt"),
@@ -306,7 +307,7 @@ def _table(
         + (f"Large norms without an effect: {', '.join(lost)}." if lost else "No large norm is without an effect."),
         not_says=f"It does not say that heads decide this: all effects are single, {total:.3f} logits are to be "
         f"explained{_missing(tested.unknown)}{'; ' + observable.warning if observable.warning else ''}.",
-        next=f'covector patch {model.words} "{observable}" with the same prompts',
+        next=f'covector patch {model.words} {observable.typed} with the same prompts',
         picture=_picture,
         key=("head",),
     ).take(np.argsort(-np.abs(effect), kind="stable"))  # fmt: skip

@@ -136,7 +136,7 @@ def _table(
         f"within a side of the pairs with r² {best.within.r2:.2f}{free}.",
         not_says="It does not say that the model uses this path: anything that goes along with the task at that place "
         f"does as well (observe probes compares){'; ' + observable.warning if observable.warning else ''}.",
-        next=f'covector observe probes {model.words} "{observable}" "{path}" with the same prompts',
+        next=f'covector observe probes {model.words} {observable.typed} "{path}" with the same prompts',
         picture=_picture,
     ).take(np.argsort(-np.abs(best.guess - best.measured).ravel(), kind="stable"))  # fmt: skip
 

@@ -162,7 +162,7 @@ def _table(
         f"{float(np.mean(columns[5].numbers[null])) if null else float('nan'):.2f}.",
         not_says="A direction that tells prompts apart at this place need not be what the model uses; a feature is "
         f"made for the path alone{'; ' + observable.warning if observable.warning else ''}.",
-        next=f'covector observe predict {model.words} "{observable}" "{path}" with the same prompts',
+        next=f'covector observe predict {model.words} {observable.typed} "{path}" with the same prompts',
         picture=_picture,
         key=("method", "pairs"),
     )  # fmt: skip

@@ -14,7 +14,7 @@ import numpy as np
 
 from covector.analyses.concept import concept, direction
 from covector.axes import Float
-from covector.errors import BadRequest
+from covector.errors import BadRequest, UnknownBasis
 from covector.io.atlas import Atlas
 from covector.linalg.norms import without_mean
 from covector.model.bases import Basis
@@ -50,20 +50,28 @@ class Query:
 
 
 def token_query(expression: Expression, model: Model, atlas: Atlas, *, last: bool = False) -> Query:
-    """The concept of an expression in every basis of the atlas; `last` lets a phrase stand for its last token.
+    """The concept of an expression in every basis of the atlas that holds its labels.
 
-    Raises NotOneToken, UnknownBasis, BadRequest for texts that this model cannot say or that cancel.
+    `last` lets a phrase stand for its last token. Raises NotOneToken, UnknownBasis, BadRequest for texts that
+    this model cannot say or that cancel.
     """
     rows, words, notes = {}, "", ()
+    lacking: UnknownBasis | None = None
     for name in bases_of(atlas):
         basis = basis_named(model, name)
-        meant = concept(expression, model, basis)
+        try:
+            meant = concept(expression, model, basis)
+        except UnknownBasis as error:  # the bases of an agent hold different labels
+            lacking = lacking or error
+            continue
         rows[name] = direction(meant.last if last else meant.weights, basis)[None]
         words = meant.words
         if meant.phrases:
             verb = "stands" if len(meant.phrases) == 1 else "stand"
             which = f"{verb} for its last token" if last else f"{verb} for the mean of its tokens"
             notes = (f"{', '.join(map(repr, meant.phrases))} {which}",)
+    if not rows and lacking:
+        raise lacking
     return Query(rows, words, "tokens", notes)
 
 

@@ -212,7 +212,7 @@ def _table(
         f"on its input {least:.0%}. Half of all pairs of local features have a cosine above {quantiles['50%']:+.2f}.",
         not_says="Which feature applies is read from the point's own gates, so many groups are close to the MLP "
         f"itself; the later layers are left out{'; ' + observable.warning if observable.warning else ''}.",
-        next=f'covector observe regions {model.words} "{observable}" {place} with pairs of prompts',
+        next=f'covector observe regions {model.words} {observable.typed} {place} with pairs of prompts',
         picture=_picture,
         key=("features",),
     )  # fmt: skip
@@ -319,7 +319,7 @@ def _segments_table(
         says=f"Between two prompts {place} passes {np.median(counts):.0f} regions (median); {told}{alike}.",
         not_says="It is the boundary of this MLP's direct share, not of the model's answer; points on the straight "
         f"way between two prompts need not be reached by any{'; ' + observable.warning if observable.warning else ''}.",
-        next=f'covector observe regions {model.words} "{observable}" {place} --text FILE',
+        next=f'covector observe regions {model.words} {observable.typed} {place} --text FILE',
         picture=lambda t: Scatter(np.asarray(t["corrupt"]), np.asarray(t["clean"]), "corrupt", "clean", "", "",
                                   labels=list(t["pair"])),
     )  # fmt: skip

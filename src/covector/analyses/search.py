@@ -74,9 +74,12 @@ def score(
     blocks = [kind for kind in known if kind in INSIDE] or known
     chosen = _among(index["side"], _checked(sides, SIDES, "side"))
     chosen &= _among(index["kind"], _checked(kinds, known, "kind") or blocks)
+    chosen &= _among(index["basis"], tuple(query.rows))  # an action is no state
     at = np.flatnonzero(chosen)
     if not len(at):
-        raise BadRequest(f"{atlas.folder}: no direction is of these sides and kinds; leave one of them out")
+        raise BadRequest(
+            f"{atlas.folder}: no direction of these sides and kinds can hold the query; leave one of them out"
+        )
     found = scan(atlas.vectors, np.concatenate(list(query.rows.values())))
     cos, p, d, k = np.zeros(len(at)), np.ones(len(at)), np.zeros(len(at), int), np.ones(len(at), int)
     tau, first = 0.0, 0
@@ -149,7 +152,7 @@ def search(
         title=f"{atlas.manifest['meta']['model']} · {query.words} · {len(found.at):,} directions · "
         f"τ {found.tau:.3f} ({100 * alpha:.3g} % of such searches find one beyond it by chance)",
         says=_says(query, found, rows, order, p_cov),
-        not_says="It does not say that the model uses them for this: measure it (fires, edit). "
+        not_says="It does not say that the model uses them for this: measure it (covector fires, patch, steer). "
         "Directions that share a matrix are not independent finds.",
         next=next_command(atlas, query, rows),
         picture=_by_layer(atlas, found),

@@ -8,14 +8,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from covector.axes import Float
+from covector.axes import Float, Int
 from covector.errors import BadRequest
+from covector.linalg.interval import half_width
 from covector.model.opened import Model
 from covector.propagation.linearised import Functional
 from covector.propagation.search import World, head_shares
-from covector.render import Column, Table
+from covector.render import Column, Scatter, Table
 from covector.run.pairs import worlds_of
-from covector.run.prompts import Pair
+from covector.run.prompts import Pair, batches, clusters_of
 from covector.study.observable import Observable
 
 
@@ -37,7 +38,8 @@ def shares(model: Model, observable: Observable | str, pairs: Sequence[Pair], *,
     names = list(each[0])
     values = np.concatenate([np.stack([one[name] for name in names]) for one in each], axis=2)
     total = float((measured[:, 0] - measured[:, 1]).mean())
-    return _table(model, observable, names, values, total, at)
+    clusters = clusters_of([pair for batch in batches(pairs) for pair in batch.pairs])
+    return _table(model, observable, names, values, total, at, clusters)
 
 
 def _of(world: World) -> dict[str, Float[np.ndarray, "column batch"]]:
@@ -75,10 +77,11 @@ def _table(
     values: Float[np.ndarray, "component column n"],
     total: float,
     at: str,
+    clusters: Int[np.ndarray, " n"],
 ) -> Table:
     mean, n = values.mean(axis=2), values.shape[2]
     direct, ov, q, k, through = mean.T
-    error = values[:, 0].std(axis=1, ddof=1) / np.sqrt(n) if n > 1 else np.full(len(names), np.nan)
+    error = half_width(values[:, 0], clusters)
     order = np.argsort(-np.abs(direct), kind="stable")
     heads = np.isfinite(ov)
     ov_sum, qk_sum = float(ov[heads].sum()), float((q + k)[heads].sum())
@@ -86,8 +89,8 @@ def _table(
     columns = [
         Column("component", names, about="what writes to the output"),
         Column("direct", direct, "logits", 3, "share of the difference, written directly"),
-        Column("low", direct - 1.96 * error, "logits", 3, "lower end of a 95 % interval over pairs"),
-        Column("high", direct + 1.96 * error, "logits", 3, "upper end"),
+        Column("low", direct - error, "logits", 3, "lower end of a 95 % interval over names"),
+        Column("high", direct + error, "logits", 3, "upper end"),
         Column("of_total", direct / total if total else direct * np.nan, "", 3, "direct over the difference"),
         Column("ov", ov, "logits", 3, "through its values: other content fetched with the mean pattern"),
         Column("qk", q + k, "logits", 3, "through its pattern: the mean content fetched from elsewhere"),
@@ -108,8 +111,16 @@ def _table(
         "a head "
         f"whose attention changes may do so because of earlier heads (observe paths){_warned(observable)}.",
         next=f"covector observe paths {model.words} {observable.typed} with the same prompts",
+        picture=lambda _: _content_and_attention(names, ov, q + k),
         key=("component",),
     ).take(order)  # fmt: skip
+
+
+def _content_and_attention(names: list[str], ov: Float[np.ndarray, " n"], qk: Float[np.ndarray, " n"]) -> Scatter:
+    """Heads by what they bring through other content and through other attention."""
+    heads = np.flatnonzero(np.isfinite(ov))
+    labels = [names[i] for i in heads]
+    return Scatter(ov[heads], qk[heads], "other content (OV)", "other attention (QK)", "logits", "logits", labels)
 
 
 def _warned(observable: Observable) -> str:

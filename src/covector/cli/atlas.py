@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -46,7 +47,7 @@ def atlas(
     """
     from covector.atlas.build import Shard
     from covector.atlas.plan import Options
-    from covector.building import build_atlas, said
+    from covector.building import build_atlas, example, said
     from covector.cli.progress import Progress
 
     start = time.perf_counter()
@@ -79,7 +80,7 @@ def atlas(
     size = sum(f.stat().st_size for f in built.folder.iterdir()) / 2**20
     sys.stdout.write(
         f"{out}: {len(built):,} directions of {sites} sites, {size:.1f} MiB, {time.perf_counter() - start:.1f} s\n"
-        f"{said(built)}next: covector search {out} \"' fire' + ' smoke'\"\n"
+        f"{said(built)}next: covector search {shlex.quote(str(out))} {example(built)}\n"
     )
 
 

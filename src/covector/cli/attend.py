@@ -39,10 +39,10 @@ def attend(
 ) -> None:
     """Why does this head look from there to there? The score in parts that add up: dyads, writers, pairs of writers."""
     from covector.analyses.attend import attend as explain
+    from covector.cli.opening import opened as open_model
     from covector.cli.output import emit, write
     from covector.run.inputs_file import read_inputs
     from covector.run.prompts import single
-    from covector.workbench import open as open_model
 
     begun = time.perf_counter()
     if (prompt is None) == (inputs is None):

@@ -30,9 +30,9 @@ def attribute(
 ) -> None:
     """What each component, source token or input token brings to a task on one prompt; the parts add up."""
     from covector.analyses.attribute import attribute as measure
+    from covector.cli.opening import opened as open_model
     from covector.cli.output import emit, write
     from covector.run.prompts import single
-    from covector.workbench import open as open_model
 
     start = time.perf_counter()
     opened = open_model(model, layout, strict=strict)

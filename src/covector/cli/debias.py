@@ -57,8 +57,8 @@ def debias(
     """Level and gap of a bias and of a task to keep, before and after one vector; held-out names, templates, tasks."""
     from covector.analyses.debias import debias as measure
     from covector.analyses.steer_export import export_table
+    from covector.cli.opening import opened as open_model
     from covector.cli.output import emit, write
-    from covector.workbench import open as open_model
 
     start = time.perf_counter()
     opened = open_model(model, layout, strict=strict)

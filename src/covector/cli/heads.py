@@ -60,9 +60,9 @@ def heads(
     quiet: Quiet = False,
 ) -> None:
     """What kind of head each head is: scores from weights alone, each with its null."""
+    from covector.cli.opening import opened as open_model
     from covector.cli.output import emit
     from covector.cli.run_options import check_run_options
-    from covector.workbench import open as open_model
 
     start = time.perf_counter()
     check_run_options(device, dtype)

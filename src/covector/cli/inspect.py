@@ -30,9 +30,9 @@ def inspect(
     The proof is of the weights as stored (frame raw): frames are tested to keep the function, not proven here.
     """
     from covector.analyses.inspect import inspect as inspect_model
+    from covector.cli.opening import opened as open_model
     from covector.cli.output import emit
     from covector.cli.run_options import check_run_options
-    from covector.workbench import open as open_model
 
     start = time.perf_counter()
     check_run_options(device, dtype)

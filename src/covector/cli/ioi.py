@@ -38,9 +38,9 @@ def ioi(
     """Which heads name the indirect object: name movers, S-inhibition, duplicate-token, induction; with nulls."""
     from covector.analyses.ioi_prompts import ioi_tasks
     from covector.analyses.ioi_tables import ioi_shown
+    from covector.cli.opening import opened as open_model
     from covector.cli.output import emit, write
     from covector.run.prompts import read_names
-    from covector.workbench import open as open_model
 
     start = time.perf_counter()
     opened = open_model(model, layout, strict=strict)

@@ -46,10 +46,10 @@ def locate(
     Every place is compared with random rotations of the same directions; the familywise p counts that all were tried.
     """
     from covector.analyses.locate import locate as locate_in
+    from covector.cli.opening import opened as open_model
     from covector.cli.output import emit, write
     from covector.cli.run_options import check_run_options
     from covector.errors import BadRequest
-    from covector.workbench import open as open_model
 
     start = time.perf_counter()
     check_run_options(device, dtype)

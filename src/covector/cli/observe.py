@@ -1,5 +1,7 @@
 """`covector observe …`: which heads and paths decide a task, from weights alone and between prompts."""
 
+import dataclasses
+import shlex
 import time
 from pathlib import Path
 from typing import Annotated
@@ -61,9 +63,9 @@ def norms(
 ) -> None:
     """Which heads could matter: the length of the task's feature at every head's input. No data at all."""
     from covector.analyses.head_norms import head_norms
+    from covector.cli.opening import opened as open_model
     from covector.cli.output import emit
     from covector.cli.run_options import check_run_options
-    from covector.workbench import open as open_model
 
     start = time.perf_counter()
     check_run_options(device, dtype)
@@ -93,13 +95,14 @@ def shares(
 ) -> None:
     """What each component brings to the difference between two prompts, exactly; heads split into OV and QK."""
     from covector.analyses.shares import shares as measure
+    from covector.cli.opening import opened as open_model
     from covector.cli.output import emit, write
-    from covector.workbench import open as open_model
 
     start = time.perf_counter()
     opened = open_model(model, layout, strict=strict)
     pairs = pairs_of(opened, template, fill, prompts, bos)
     table = measure(opened, observable_of(task, opened, output, centred), pairs, at=at)
+    table = continued(table, template, fill, prompts)
     write(table, out=out, plot=plot)
     shown = table if json else table.head(top)
     emit(shown, as_json=json, out=None, plot=None, quiet=quiet, seconds=time.perf_counter() - start)
@@ -130,8 +133,8 @@ def couple(
 ) -> None:
     """Are two tasks using the same features? Coupling coefficients of both features at every head, without data."""
     from covector.analyses.couple import couple as compare
+    from covector.cli.opening import opened as open_model
     from covector.cli.output import emit
-    from covector.workbench import open as open_model
 
     start = time.perf_counter()
     opened = open_model(model, layout, frame=frame, strict=strict)
@@ -157,8 +160,8 @@ def align(
 ) -> None:
     """The task's feature in a head's singular basis: which dyads carry it."""
     from covector.analyses.align import align as measure
+    from covector.cli.opening import opened as open_model
     from covector.cli.output import emit, write
-    from covector.workbench import open as open_model
 
     start = time.perf_counter()
     opened = open_model(model, layout, frame=frame, strict=strict)
@@ -186,9 +189,9 @@ def feature(
 ) -> None:
     """The task's feature at the input of a path, from weights alone: its length after each step; --out saves it."""
     from covector.analyses.feature_steps import feature_steps
+    from covector.cli.opening import opened as open_model
     from covector.cli.output import emit
     from covector.io.feature_file import save_feature
-    from covector.workbench import open as open_model
 
     start = time.perf_counter()
     opened = open_model(model, layout, strict=strict)
@@ -227,8 +230,8 @@ def paths(
 ) -> None:
     """Which paths carry the task between two kinds of prompts: typed paths with exact shares of the difference."""
     from covector.analyses.paths import paths as find
+    from covector.cli.opening import opened as open_model
     from covector.cli.output import emit, write
-    from covector.workbench import open as open_model
 
     start = time.perf_counter()
     opened = open_model(model, layout, strict=strict)
@@ -238,9 +241,20 @@ def paths(
         opened, observable, pairs, at=at, expansions=expand, least=least, by_slot=not together, dyads=dyads,
         given=tuple(path or ()),
     )  # fmt: skip
+    table = continued(table, template, fill, prompts)
     write(table, out=out, plot=plot)
     shown = table if json else table.head(top)
     emit(shown, as_json=json, out=None, plot=None, quiet=quiet, seconds=time.perf_counter() - start)
+
+
+def continued(table, template: list[str] | None, fill: list[str] | None, prompts: Path | None):
+    """The table with a next command that can be pasted: "the same prompts" become the options that gave them."""
+    words = [f"--template {shlex.quote(t)}" for t in template or []] + [f"--fill {shlex.quote(f)}" for f in fill or []]
+    words += [f"--prompts {shlex.quote(str(prompts))}"] if prompts else []
+    following = table.next
+    for told in (" with the same prompts", " with pairs of prompts"):
+        following = following.replace(told, " " + " ".join(words))
+    return dataclasses.replace(table, next=following)
 
 
 def pairs_of(model, template: list[str] | None, fill: list[str] | None, prompts: Path | None, bos: str):
@@ -279,8 +293,8 @@ def virtual(
 ) -> None:
     """Which chains of heads could matter: exact top of all paths through attention values. No data at all."""
     from covector.analyses.virtual_heads import virtual_heads
+    from covector.cli.opening import opened as open_model
     from covector.cli.output import emit
-    from covector.workbench import open as open_model
 
     start = time.perf_counter()
     opened = open_model(model, layout, frame=frame, strict=strict)
@@ -310,8 +324,8 @@ def shared(
 ) -> None:
     """Do two tasks share features over chains of heads? Pairs of paths that end at one head, no data at all."""
     from covector.analyses.shared import shared as compare
+    from covector.cli.opening import opened as open_model
     from covector.cli.output import emit
-    from covector.workbench import open as open_model
 
     start = time.perf_counter()
     opened = open_model(model, layout, frame=frame, strict=strict)

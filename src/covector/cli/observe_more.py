@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from covector.cli.observe import Centred, Output, Task, observable_of, observe, pairs_of
+from covector.cli.observe import Centred, Output, Task, continued, observable_of, observe, pairs_of
 from covector.cli.options import (
     At,
     Bos,
@@ -52,13 +52,13 @@ def layernorm(
 ) -> None:
     """How far norms turn a task's features, against the exact law for random directions; gains, scales, rankings."""
     from covector.analyses.layernorm import layernorm as measure
-    from covector.workbench import open as open_model
+    from covector.cli.opening import opened as open_model
 
     start = time.perf_counter()
     opened = open_model(model, layout, strict=strict)
     pairs = pairs_of(opened, template, fill, prompts, bos)
     table = measure(opened, observable_of(task, opened, output, centred), pairs, path, at=at, seed=seed)
-    _show(table, top, json, out, plot, quiet, start)
+    _show(continued(table, template, fill, prompts), top, json, out, plot, quiet, start)
 
 
 Hold = Annotated[str, typer.Option("--hold", help="What held-out prompts do not share: names, templates, both.")]
@@ -89,7 +89,7 @@ def predict(
     quiet: Quiet = False,
 ) -> None:
     """Predicted beside measured on held-out prompts: the effect of patching heads, or what a path's feature says."""
-    from covector.workbench import open as open_model
+    from covector.cli.opening import opened as open_model
 
     start = time.perf_counter()
     opened = open_model(model, layout, strict=strict)
@@ -103,7 +103,7 @@ def predict(
         from covector.analyses.predict_path import predict_path
 
         table = predict_path(opened, observable, path, split.train, split.test, at=at, held=split.held)
-    _show(table, top, json, out, plot, quiet, start)
+    _show(continued(table, template, fill, prompts), top, json, out, plot, quiet, start)
 
 
 @observe.command("neurons")
@@ -131,14 +131,14 @@ def neurons(
 ) -> None:
     """Which single neurons write for the task, against chance; with prompts, what taking them away does."""
     from covector.analyses.neurons import neurons as measure
-    from covector.workbench import open as open_model
+    from covector.cli.opening import opened as open_model
 
     start = time.perf_counter()
     opened = open_model(model, layout, strict=strict)
     pairs = pairs_of(opened, template, fill, prompts, bos) if template or prompts else []
     observable = observable_of(task, opened, output, centred)
     table = measure(opened, observable, pairs, top=top, source=source, at=at, seed=seed)
-    _show(table, len(table), json, out, plot, quiet, start)
+    _show(continued(table, template, fill, prompts), len(table), json, out, plot, quiet, start)
 
 
 @observe.command("regions")
@@ -169,7 +169,7 @@ def regions(
     """How many linear features an MLP is for a task (--text), or its pieces and boundary between prompts."""
     from covector.analyses.regions import regions as measure
     from covector.analyses.regions import segments
-    from covector.workbench import open as open_model
+    from covector.cli.opening import opened as open_model
 
     start = time.perf_counter()
     if (text is None) == (not template and prompts is None):
@@ -180,7 +180,7 @@ def regions(
         table = segments(opened, observable, mlp, pairs_of(opened, template, fill, prompts, bos), at=at)
     else:
         table = measure(opened, observable, mlp, _read(text), most=most, seed=seed)
-    _show(table, top, json, out, plot, quiet, start)
+    _show(continued(table, template, fill, prompts), top, json, out, plot, quiet, start)
 
 
 @observe.command("probes")
@@ -209,14 +209,14 @@ def probes(
 ) -> None:
     """A path's feature against probes fitted to examples, on prompts with other names and templates."""
     from covector.analyses.probes import probes as measure
-    from covector.workbench import open as open_model
+    from covector.cli.opening import opened as open_model
 
     start = time.perf_counter()
     opened = open_model(model, layout, strict=strict)
     observable = observable_of(task, opened, output, centred)
     split = _split(opened, template, fill, prompts, bos, hold, train, seed)
     table = measure(opened, observable, path, split.train, split.test, at=at, held=split.held, draws=draws, seed=seed)
-    _show(table, top, json, out, plot, quiet, start)
+    _show(continued(table, template, fill, prompts), top, json, out, plot, quiet, start)
 
 
 def _read(text: Path) -> str:

@@ -25,10 +25,10 @@ def emit(
 
 def write(table: Table, *, out: Path | None, plot: Path | None) -> None:
     """Draw and save what the options name, and say so on standard error. Files are written beside and renamed."""
-    if plot is not None:
-        table.plot(plot)
     if out is not None:
         save(table, out)
+    if plot is not None:
+        table.plot(plot)
     for path in (p for p in (out, plot) if p is not None):
         sys.stderr.write(f"written: {path}\n")
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from covector.cli.observe import Centred, Output, Task, observable_of, pairs_of
+from covector.cli.observe import Centred, Output, Task, continued, observable_of, pairs_of
 from covector.cli.options import (
     At,
     Bos,
@@ -60,9 +60,9 @@ def patch(
 ) -> None:
     """How far a task falls when heads, streams, queries … are taken from another prompt: measured, place by place."""
     from covector.analyses.patch import patch as measure
+    from covector.cli.opening import opened as open_model
     from covector.cli.output import emit, write
     from covector.cli.run_options import check_run_options
-    from covector.workbench import open as open_model
 
     start = time.perf_counter()
     check_run_options("cpu", dtype)
@@ -81,6 +81,7 @@ def patch(
         seed=seed,
         route=tuple(to) if to else () if direct else None,
     )
+    table = continued(table, template, fill, prompts)
     write(table, out=out, plot=plot)
     shown = table if json else table.head(top)
     emit(shown, as_json=json, out=None, plot=None, quiet=quiet, seconds=time.perf_counter() - start)

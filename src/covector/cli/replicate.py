@@ -71,9 +71,9 @@ def replicate(
     quiet: Quiet = False,
 ) -> None:
     """Published results on singular directions, asked again of a model: which recipe made a list, which claims hold."""
+    from covector.cli.opening import opened as open_model
     from covector.cli.output import emit, write
     from covector.cli.run_options import check_run_options
-    from covector.workbench import open as open_model
 
     start = time.perf_counter()
     check_run_options(device, dtype)
@@ -133,7 +133,7 @@ def _obprop(
     from covector.analyses.replicate.obprop import replicate_obprop
     from covector.analyses.replicate.obprop_claims import replicate_claims
     from covector.analyses.replicate.obprop_tasks import RANDOM, defects_of, read_gendered, same_heads, stand_in
-    from covector.workbench import open as open_model
+    from covector.cli.opening import opened as open_model
 
     if show not in (None, "numbers", "claims"):
         raise BadRequest(f"--show: expected numbers or claims, got '{show}'")

@@ -39,9 +39,9 @@ def spectrum(
     """Norms, dimensions and spikes of every map against noise of its shape; names the layer or head that jumps."""
     from covector.analyses.spectrum import foremost
     from covector.analyses.spectrum import spectrum as measure
+    from covector.cli.opening import opened as open_model
     from covector.cli.output import emit, write
     from covector.cli.run_options import check_run_options
-    from covector.workbench import open as open_model
 
     start = time.perf_counter()
     check_run_options(device, dtype)

@@ -88,19 +88,22 @@ def steer(
     from covector.analyses.steer_experiment import set_up
     from covector.analyses.steer_export import export
     from covector.analyses.steer_split import split_of
+    from covector.cli.opening import opened as open_model
     from covector.cli.output import emit, write
     from covector.io.feature_file import load_feature
-    from covector.workbench import open as open_model
 
     start = time.perf_counter()
     opened = open_model(model, layout, strict=strict)
     wishes = [wish_of(text) for text in want or []]
+    given = None if feature is None else load_feature(feature)
     asked = [name for name, _ in wishes] + [task for task in tasks or [] if not wishes]
+    if not asked and given is not None and given.observable:
+        asked = [given.observable]  # a feature says what it is of
     if not asked or (wishes and tasks):
         raise BadRequest("expected tasks to measure, or --want TASK=AMOUNT for each, and not both")
     words = text_of(text)
     options: dict[str, Any] = {
-        "feature": None if feature is None else load_feature(feature), "path": path, "place": place, "token": token,
+        "feature": given, "path": path, "place": place, "token": token,
         "wants": [amount for _, amount in wishes], "at": read, "scales": numbers(scale), "unit": unit, "whiten": whiten,
         "text": words, "held": held, "bos": bos, "seed": seed,
     }  # fmt: skip

@@ -46,8 +46,8 @@ def svd(
     quiet: Quiet = False,
 ) -> None:
     """What a place reads and writes: its singular dyads against labelled bases, chance beside every score."""
+    from covector.cli.opening import opened as open_model
     from covector.cli.run_options import check_run_options
-    from covector.workbench import open as open_model
 
     start = time.perf_counter()
     check_run_options(device, dtype)

@@ -24,6 +24,9 @@ POLICIES: tuple[Policy, ...] = ("ignore", "exact", "frozen", "secant")
 # How many points each policy works at.
 POINTS = {"ignore": 0, "exact": 1, "frozen": 1, "secant": 2}
 
+# Working points nearer than this, relative to 1 + |a|, count as one: step² is then below rounding.
+NEAR = 1e-5
+
 Points = tuple[np.ndarray, ...]
 Function = Callable[[np.ndarray], np.ndarray]
 
@@ -75,8 +78,8 @@ def pull_norm(
 def slope(policy: Policy, points: Points, function: Function, derivative: Function) -> np.ndarray:
     """The factor m that stands for an elementwise function at each coordinate; 1 for ``ignore``.
 
-    Frozen is (φ(a) − φ(0))/a, so that m·a + φ(0) = φ(a); secant (φ(a⁺) − φ(a⁻))/(a⁺ − a⁻); the derivative where the
-    denominator is zero. Raises BadRequest for the wrong number of points.
+    Frozen is (φ(a) − φ(0))/a, so that m·a + φ(0) = φ(a); secant (φ(a⁺) − φ(a⁻))/(a⁺ − a⁻); the derivative between
+    points that are too near for a quotient. Raises BadRequest for the wrong number of points.
     """
     check_points(policy, points, "activation")
     if policy == "ignore":
@@ -86,8 +89,10 @@ def slope(policy: Policy, points: Points, function: Function, derivative: Functi
         return derivative(a)
     b = points[1] if policy == "secant" else np.zeros_like(a)
     step = a - b
-    equal = step == 0
-    return np.where(equal, derivative(a), (function(a) - function(b)) / np.where(equal, 1.0, step))
+    # Near each other the quotient is rounding over step; the derivative between them is off by step² only. Points on
+    # two sides of 0 keep the quotient: a kink may stand there.
+    near = (np.abs(step) < NEAR * (1 + np.abs(a))) & (a * b > 0) | (step == 0)
+    return np.where(near, derivative(0.5 * (a + b)), (function(a) - function(b)) / np.where(near, 1.0, step))
 
 
 def logarithmic_mean(

@@ -6,7 +6,7 @@ stand-ins the shares of the parts sum to the share of the prefix, so at any mome
 together with the paths that have reached the embeddings, sum to the whole difference: nothing is lost, and what has
 not been looked into is known. The part with the largest |share| is split first.
 
-Source: `docs/theory/observables.md`, equations 13–15; theory page §4.5, §4.7.
+Source: `docs/theory/observables.md`, equation 10; theory page §4.5, §4.7.
 """
 
 import dataclasses
@@ -81,9 +81,19 @@ class Found:
         return tuple(part for part in self.frontier if part.complete)
 
     @property
+    def unsplit(self) -> tuple[Part, ...]:
+        """Parts that were not looked into."""
+        return tuple(part for part in self.frontier if not part.complete)
+
+    @property
     def remainder(self) -> float:
-        """What is not in complete paths: total less their net share."""
-        return self.total.share - sum(part.share for part in self.complete)
+        """Net share of the parts that were not looked into."""
+        return sum((part.share for part in self.unsplit), 0.0)
+
+    @property
+    def closure(self) -> float:
+        """What the frontier lacks of the total: rounding."""
+        return self.total.share - sum((part.share for part in self.frontier), 0.0)
 
 
 @dataclass(order=True)

@@ -141,7 +141,9 @@ class Table:
         """
         picture = self.picture(self) if callable(self.picture) else self.picture
         if not isinstance(picture, Grid | Curve | Scatter | Graph):
-            raise BadRequest("this table has no picture (nor has a selection or a loaded file): plot the result")
+            raise BadRequest(
+                "this result has no picture (nor has a selection of rows or a loaded file): leave --plot out"
+            )
         drawing = plot.Drawing(picture, title=self.title, caption=(self.says, self.not_says))
         if path is not None:
             drawing.save(path)

@@ -62,6 +62,21 @@ class Pair:
         return name if at == position else f"{name}+{position - at}"
 
 
+def clusters_of(pairs: Sequence[Pair]) -> Int[np.ndarray, " n"]:
+    """The number of each pair's names, so that the same names under several templates (or equal texts) go together."""
+    keys = [pair.names if any(pair.names) else pair.texts for pair in pairs]
+    known = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+    return np.array([known[key] for key in keys])
+
+
+def canonical_slot(pairs: Sequence[Pair], slot: str) -> str:
+    """The name by which a slot's position goes in `Pair.slot_of`. Raises BadRequest where pairs disagree or lack it."""
+    names = {pair.slot_of(pair.position(slot)) for pair in pairs}
+    if len(names) != 1:
+        raise BadRequest(f"slot {slot} is called {' and '.join(sorted(names))} in different prompts; use one of these")
+    return names.pop()
+
+
 @dataclass(frozen=True)
 class Batch:
     """Pairs of equal length as arrays [batch, position]."""
@@ -99,6 +114,11 @@ def fill_template(
     lengths, or two names that are split into different numbers of tokens (both are named).
     """
     pairs = []
+    written = (templates,) if isinstance(templates, str) else tuple(templates)
+    unused = [name for name in fills if not any(name in _SLOT.findall(template) for template in written)]
+    if unused:
+        known = ", ".join(f"[{name}]" for template in written for name in _SLOT.findall(template))
+        raise BadRequest(f"--fill {unused[0]}: expected a slot of the template ({known or 'it has none'}); rename it")
     for template in (templates,) if isinstance(templates, str) else templates:
         wanted = _SLOT.findall(template)
         missing = [name for name in wanted if name not in fills]

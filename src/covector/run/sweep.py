@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from covector.axes import Float, Int
+from covector.model.spec import ModelSpec
+from covector.propagation.anatomy import components
 from covector.run.decoder import Decoder
 from covector.run.hooks import HOOKS, Intervention
 from covector.run.runner import Run
@@ -87,7 +89,8 @@ def sweep(
     positions of every slot that a place names. `route`: how the change goes on. None: everything behind it is computed
     again. Empty: straight to the output, every later component held at the base run. Else through these receivers alone
     (heads' z, ``mlp_post``): they see the change with everything between held, and what they then do differently is put
-    into the base run, all behind them computed again (path patching). Exact. Receivers stand behind the places.
+    into the base run, all behind them computed again (path patching). Exact. A receiver that a place does not feed is
+    left out for it.
     """
     by_hook: dict[str, list[Place]] = {}
     for place in places:
@@ -103,13 +106,23 @@ def sweep(
                 pairs = zip(value.chunk(len(some)), some, strict=True)
                 return torch.cat([replaced(v, new, p, masks[p.slot] if p.slot else None) for v, p in pairs])
 
+            seers = None if route is None else [r for r in route if feeds(decoder.spec, group[0], r)]
             run = _Worlds(decoder, base, len(some), np.tile(at, len(some)))
-            held = {} if route is None else run.held(group[0])
-            outputs = run.forward(group[0].layer, {**held, hook: change}, [r.hook for r in route or ()])
-            if route:
-                outputs = run.forward(min(r.layer for r in route), _received(route, outputs.cache))
+            held = {} if seers is None else run.held(group[0])
+            outputs = run.forward(group[0].layer, {**held, hook: change}, [r.hook for r in seers or ()])
+            if seers:
+                outputs = run.forward(min(r.layer for r in seers), _received(seers, outputs.cache))
             values = observable.of(outputs.outputs[observable.output][:, 0].cpu().numpy().astype(np.float64))
             yield from zip(some, values.reshape(len(some), -1), strict=True)
+
+
+def feeds(spec: ModelSpec, place: Place, receiver: Place) -> bool:
+    """Whether what changes at a place can reach what a receiver reads."""
+    by_sublayer = {c.name: c for c in components(spec)}
+    reader = by_sublayer[f"L{receiver.layer}.{'mlp' if receiver.role.startswith('mlp') else 'attn'}"]
+    if place.role == "resid_pre":
+        return place.layer <= receiver.layer
+    return by_sublayer[f"L{place.layer}.{'mlp' if place.role.startswith('mlp') else 'attn'}"].writes <= reader.reads
 
 
 @dataclass(frozen=True)

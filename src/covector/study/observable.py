@@ -3,7 +3,7 @@
     Observable.parse("' she' - ' he'", model)
     Observable({" she": 1, " he": -1}, model)
 
-Source: `docs/theory/observables.md`, equation 9.
+Source: `docs/theory/observables.md`.
 """
 
 import re
@@ -53,8 +53,7 @@ class Observable:
         """
         expression = weights if isinstance(weights, Expression) else of_weights(weights)
         out = _output(model, output)
-        names = model.labels.get(out.name, ())
-        labels = names[: out.n] or tuple(f"{out.name} {i}" for i in range(out.n))
+        labels = model.bases[f"{out.name}_out"].labels
         known: dict[str, int] = {}
         for i, label in enumerate(labels):
             known.setdefault(label, i)
