@@ -24,6 +24,7 @@ DOORS = {
     "io/torch_bin.py": {"torch"},
     "io/vocabulary.py": {"tokenizers"},
     "linalg/factorings.py": {"sklearn"},
+    "linalg/interval.py": {"scipy"},
     "linalg/svd.py": {"torch"},
     "model/activations.py": {"scipy"},
     "render/files.py": {"pandas", "pyarrow"},

@@ -1,21 +1,34 @@
 """A task's feature in the singular basis of a head: which dyads carry it.
 
-Source: `docs/theory/observables.md`; theory page §1.7, §2.7; identity OP-20.
+Source: `docs/theory/observables.md`, equation 14; theory page §1.7, §2.7; identity OP-20.
 """
 
 import numpy as np
 
 from covector.analyses.each_head import head_svd, without_bias
-from covector.analyses.propagate import propagate
-from covector.errors import BadSite
+from covector.analyses.propagate import DATA_FREE, propagate
+from covector.analyses.shared import LEVEL, ONE, STILL
+from covector.analyses.virtual_heads import readout
+from covector.axes import Float
+from covector.errors import BadRequest, BadSite
 from covector.linalg import chance
+from covector.linalg.chance.streams import generator
+from covector.linalg.svd import SVD
 from covector.model.opened import Model
+from covector.propagation.linearised import Linearised
 from covector.render import Column, Table
 from covector.study.observable import Observable
 
 
 def align(
-    model: Model, observable: Observable | str, head: str, *, frame: str | None = None, top: int | None = None
+    model: Model,
+    observable: Observable | str,
+    head: str,
+    *,
+    frame: str | None = None,
+    top: int | None = None,
+    draws: int = 2000,
+    seed: int = 0,
 ) -> Table:
     """One row per dyad of a head's OV, the largest |cos| first: how much of the feature reads along it.
 
@@ -24,9 +37,15 @@ def align(
     (the gain and the centring turn it, so its squares sum to less). ``cumulative`` is Σ cos² down to the row.
     ``writes`` is the cosine of what the dyad writes with the task's read-out: a dyad can be read strongly because it
     is strong, or because it writes the task.
-    p: a random unit vector in the head's read space of r dimensions has a |cos| this large with one of its r dyads.
+    Chance: `draws` random read-outs through this head. Since cosᵢ = σᵢ (vᵢ·u)/‖f‖ a strong dyad carries much of any
+    task; the question is whether it carries more of this one. ``p``: the best of all dyads of a random read-out is as
+    far above what is usual at it (max-T over atanh|cos|, standardised dyad by dyad, exact up to 1/(draws + 1));
+    ``chance`` is the |cos| at which p is 5 %. ``p_haar``: a random *direction of the read space* has a |cos| this large
+    with one of its r dyads. It knows no gains: small wherever the spectrum is uneven, for nearly every task.
     Raises BadSite, BadRequest, NotOneToken, UnknownBasis.
     """
+    if draws < 19:
+        raise BadRequest(f"expected draws of at least 19, got {draws}; p is never below 1/(draws + 1)")
     view = without_bias(model, frame)
     observable = Observable.parse(observable, view) if isinstance(observable, str) else observable
     site = view.site(head)
@@ -40,16 +59,20 @@ def align(
     order = np.argsort(-np.abs(cos), kind="stable")[: top or len(cos)]
     energy = np.cumsum(np.sort(cos**2)[::-1])[: len(order)]
     r = len(cos)
-    level = float(chance.threshold(r, r)) if r > 1 else 1.0
-    p = np.atleast_1d(chance.p_dir(np.minimum(np.abs(cos[order]), 1.0), r, r))
+    null = _of_random_readouts(view, observable, site.layer, dyads, draws, seed)
+    level, p = best_of_dyads(cos, null)
+    p_haar = np.atleast_1d(chance.p_dir(np.minimum(np.abs(cos[order]), 1.0), r, r))
     needed = int(np.searchsorted(np.cumsum(np.sort(cos**2)[::-1]), 0.9) + 1)
     blocks = [dyads.block_of(int(i)) for i in order]
     columns = [
         Column("dyad", order, about="index of the singular triple, largest gain first"),
         Column("sigma", dyads.S[order], about="its gain"),
-        Column("cos", cos[order], "cos", 4, "of the feature behind the norm with what it reads", chance=level),
+        Column("cos", cos[order], "cos", 4, "of the feature behind the norm with what it reads", chance="chance"),
+        Column("chance", level[order], "", 4, "|cos| at which p is 5 %, dyad by dyad"),
         Column("cumulative", energy, "", 4, "Σcos² down to this row"),
-        Column("p", p, about="chance in the head's read space, best of its dyads"),
+        Column("p", p[order], about="chance that a random read-out is so far above at its best dyad"),
+        Column("p_haar", p_haar, about="chance that a random direction of the read space is so near to a dyad; "
+                                       "small at strong dyads for nearly every task"),
         Column("cos_before", (dyads.U.T @ before.vector / before.norm)[order], "cos", 4,
                "of the feature before the norm", chance=float(chance.threshold(view.spec.d_model, r))),
         Column("writes", (dyads.Vh @ u / np.linalg.norm(u))[order], "cos", 4,
@@ -61,12 +84,52 @@ def align(
     return Table(
         columns=columns,
         meta=view.meta | {"analysis": "align", "observable": str(observable), "site": str(site), "norm": behind.norm,
-                          "dyads_for_90": needed, "policy": behind.policy, "null": "Haar direction in the read space"},
+                          "dyads_for_90": needed, "policy": behind.policy, "seed": seed,
+                          "null": f"random read-outs through this head, max-T over its dyads, {draws} draws"},
         title=f"{view.name} {site} · {observable} · ‖f‖ {behind.norm:.4g} · {r} dyads · frame {view.frame}",
         says=f"{needed} of {r} dyads carry 90 % of the feature; the largest part, {cos[first] ** 2:.0%}, reads along "
-        f"dyad {first}.",
+        f"dyad {first}; {_beyond(p)}.",
         not_says="It does not say that the stream holds this direction, nor that two tasks which share a leading dyad "
         "share their feature: observe couple compares the features themselves.",
         next=f"covector svd {view.words} {path}",
         key=("dyad",),
     )  # fmt: skip
+
+
+def best_of_dyads(
+    cos: Float[np.ndarray, " r"], null: Float[np.ndarray, "draws r"]
+) -> tuple[Float[np.ndarray, " r"], Float[np.ndarray, " r"]]:
+    """Per dyad the |cos| at which p is 5 %, and p: max-T over the dyads, the feature treated as one more draw."""
+    t = np.arctanh(np.minimum(np.abs(np.concatenate([cos[None], null])), ONE))
+    mean, spread = t.mean(axis=0), t.std(axis=0)
+    free = spread > STILL
+    t = np.where(free, (t - mean) / np.where(free, spread, 1.0), 0.0)
+    largest = t.max(axis=1)
+    level = np.where(free, np.tanh(np.maximum(mean + spread * np.quantile(largest[1:], 1 - LEVEL), 0.0)), 1.0)
+    return level, np.mean(largest[:, None] >= t[0], axis=0)
+
+
+def _of_random_readouts(
+    view: Model, observable: Observable, layer: int, dyads: SVD, draws: int, seed: int
+) -> Float[np.ndarray, "draws r"]:
+    """Cosines with the dyads of the features that random read-outs have behind the head's norm."""
+    _, sphere = readout(view, observable)
+    linear = Linearised(view.weights, (), DATA_FREE)
+    c = next(c for c in linear.components if c.layer == layer and c.attn)
+    G = sphere.draw(generator(seed, "directions"), draws)[:, None]
+    for s in range(linear.end, c.writes - 1, -1):
+        G = linear.before(G, s)
+    found = dyads.S * (linear.out(G, c)[:, 0] @ dyads.Vh.T)
+    size = np.linalg.norm(found, axis=1, keepdims=True)
+    return np.divide(found, size, out=np.zeros_like(found), where=size > 0)
+
+
+def _beyond(p: Float[np.ndarray, " r"]) -> str:
+    """Which dyads carry more of this task than of others."""
+    found = np.flatnonzero(p < LEVEL)
+    if not len(found):
+        return "no dyad carries more of it than of random read-outs"
+    named = ", ".join(str(i) for i in found[:5]) + (" …" if len(found) > 5 else "")
+    return f"dyad{'s' if len(found) > 1 else ''} {named} carr{'y' if len(found) > 1 else 'ies'} more of it than of " + (
+        "random read-outs"
+    )

@@ -255,6 +255,9 @@ def _not_says(glance: Glance, by: str) -> str:
         clauses.append(f"the dyads are those of offset {glance.t - glance.s}; at other offsets the head has others")
     if by in ("dyads", "tokens"):
         clauses.append("a basis other than the singular one splits the same score otherwise")
+        clauses.append(
+            "p also reflects the spectrum: a random basis has no strong dyads, so one of large σ passes at most prompts"
+        )
     if by == "tokens":
         clauses.append("a list of near tokens is not a meaning")
     if attn.softcap is not None:

@@ -1,6 +1,6 @@
 """What a prompt's answer is made of: direct contributions that add up, head by source token, token by token, the lens.
 
-Source: theory page §1.3, §1.7; `docs/theory/observables.md`, equations 2, 7.
+Source: theory page §1.3, §1.7; `docs/theory/observables.md`, equations 2, 7, 15.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,6 +10,7 @@ import torch
 
 from covector.errors import BadRequest
 from covector.model.opened import Model
+from covector.propagation.constant import constant
 from covector.propagation.linearised import Functional, Linearised, Policies
 from covector.render import Column, Table
 from covector.run.decoder import Decoder
@@ -18,6 +19,14 @@ from covector.run.prompts import Pair
 from covector.study.observable import Observable
 
 Row = tuple[str, str, float]
+# Of all parts' sizes: a gap above ROUNDING is shown, one above BROKEN is a defect of covector.
+ROUNDING, BROKEN = 1e-12, 1e-9
+# What the row `biases` holds besides the output's own.
+LEFT = {
+    "component": "of norms and outputs",
+    "head": "of norms and outputs",
+    "token": "all biases, and what held gates and patterns leave",
+}
 
 
 def attribute(
@@ -25,12 +34,17 @@ def attribute(
 ) -> Table:
     """The observable on one prompt, split. The parts of every split but the lens sum to it to rounding.
 
+    The row ``biases`` is made from the biases, by the held model applied to nothing (`propagation.constant`), not from
+    what the other rows leave, so the sum is a check: what is left is a row ``unexplained`` where it exceeds 1e-12 of
+    the parts' sizes.
+
     `by`: ``component``: what each head, MLP and the embeddings write directly to the output, the final norm's scale
     held;
     ``head``: the same with each head split over the tokens that it attends to; ``token``: what each input token brings
     through all paths while patterns, scales and gates are held; ``lens``: the observable read from the stream after
     every sublayer, with the norm's own scale there.
-    Accounting: frozen stand-ins at this prompt. Raises BadRequest for another `by`, NotOneToken, UnknownBasis.
+    Accounting: frozen stand-ins at this prompt. Raises BadRequest for another `by`, NotOneToken, UnknownBasis, and
+    AssertionError where more than 1e-9 is left: then a split is wrong, which is a defect of covector.
     """
     if by not in SPLITS:
         raise BadRequest(f"expected --by {', '.join(SPLITS)}, got '{by}'")
@@ -43,9 +57,23 @@ def attribute(
     start = linear.start(observable.vector[None], observable.output, position)
     rows = SPLITS[by](linear, start, words, observable, position)
     if by != "lens":
-        rest = value - sum(row[2] for row in rows)
-        rows.append(("biases", "norms, b_U and what belongs to no part", rest))
+        held = constant(linear, observable.vector[None], observable.output, position, whole=by == "token")
+        rows = closed([*rows, ("biases", LEFT[by], float(held[0]))], value)
     return _table(model, observable, prompt, words, rows, value, by, at)
+
+
+def closed(rows: list[Row], value: float) -> list[Row]:
+    """The rows, with one more for what they leave of the value where that is more than rounding.
+
+    Raises AssertionError where it is no rounding at all.
+    """
+    gap = value - sum(row[2] for row in rows)
+    size = abs(value) + sum(abs(row[2]) for row in rows)
+    if not abs(gap) <= BROKEN * size:
+        raise AssertionError(
+            f"the parts should sum to {value:.9g}, and leave {gap:.3g}: a defect of covector, please report it"
+        )
+    return [*rows, ("unexplained", "rounding", gap)] if abs(gap) > ROUNDING * size else rows
 
 
 def _direct(linear: Linearised, G: Functional, _words: Sequence[str], *_more: object) -> list[Row]:
@@ -135,6 +163,14 @@ def _word(model: Model, i: int) -> str:
     return labels[i] if i < len(labels) else str(i)
 
 
+_ABOUT = {
+    "component": "component; biases: those of norms and outputs",
+    "head": "component; biases: those of norms and outputs",
+    "token": "position of the token; biases: all of them and φ(0), through held scales, slopes, gates and patterns",
+    "lens": "what was added last",
+}
+
+
 def _table(
     model: Model,
     observable: Observable,
@@ -151,8 +187,12 @@ def _table(
     gross = float(np.abs(values).sum())
     kept = by != "lens"
     columns = [
-        Column("part", [rows[i][0] for i in order], about="component, or position of a token"),
-        *([Column("of", [rows[i][1] for i in order], about="token it comes from")] if by in ("head", "token") else []),
+        Column("part", [rows[i][0] for i in order], about=_ABOUT[by]),
+        *(
+            [Column("of", [rows[i][1] for i in order], about="token it comes from, or what it holds")]
+            if by in ("head", "token")
+            else []
+        ),
         Column("logits", values[order], "logits", 3, "its contribution" if kept else "the observable read here"),
         *(
             [Column("share", values[order] / value if value else values[order] * np.nan, "", 3, "over the whole")]

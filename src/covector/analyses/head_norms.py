@@ -8,8 +8,11 @@ import numpy as np
 from covector.analyses.each_head import each_layer, without_bias
 from covector.analyses.head_grid import head_grid
 from covector.analyses.propagate import DATA_FREE, each_attention
+from covector.analyses.virtual_chain import chain_of
+from covector.analyses.virtual_heads import Sphere
 from covector.axes import Float
 from covector.linalg import chance
+from covector.linalg.chance.quadratic import gain_tail
 from covector.linalg.chance.streams import generator
 from covector.model.opened import Model
 from covector.propagation.linearised import Functional, Linearised
@@ -17,6 +20,8 @@ from covector.render import Column, Grid, Table
 from covector.study.observable import Observable
 
 LEVEL = 0.05
+# Singular values below this part of a head's largest, and norms below this part of the usual, are rounding of 0.
+ROUNDING = 1e-12
 
 
 def head_norms(
@@ -26,10 +31,12 @@ def head_norms(
 
     ``norm``: final and first norm applied with gain and centring, without scale; ``raw``: no norms at all;
     ``published``: √d·‖γ₁⊙…‖ without centring. ``share`` is norm² over the sum of all heads.
-    Chance: the same head read by `draws` random directions of the stream as long as the observable's own (p, q over
-    heads, p_max with the best head repeated in the null): does this head read this task more than it reads anything?
-    ``p_labels``: the same for observables of as many random labels, whose lengths differ.
-    Exact; nothing is run, so attention, and what the stream holds, are not seen. Raises BadRequest, BadSite,
+    Chance: the same head read by random directions of the stream as long as the observable's own: does this head read
+    this task more than it reads anything? ``p`` by saddlepoint (to a few per cent of itself, however small; 0 where no
+    direction gives more), so that ``q`` over hundreds of heads can tell one of them; ``chance``, ``ratio`` and
+    ``p_max``, with the best head repeated in the null, by `draws` draws.
+    ``p_labels``: the same for observables of as many random labels, whose lengths differ, by `draws` draws.
+    Norms are exact; nothing is run, so attention, and what the stream holds, are not seen. Raises BadRequest, BadSite,
     NotOneToken, UnknownBasis.
     """
     view = without_bias(model, frame)
@@ -42,7 +49,7 @@ def head_norms(
     names = [f"L{layer.layer}H{h}" for layer in each_layer(view) for h in range(len(layer.A))]
     gain = linear.part("final_norm.gain")
     raw, published = _plain(view, linear, out, False), _plain(view, linear, out if gain is None else out * gain, True)
-    p = _beyond(own, null)
+    p = _tails(view, own, G[0, 0])
     scale = np.median(null, axis=0)
     ratio = np.divide(own, scale, out=np.zeros_like(own), where=scale > 0)
     worst = np.max(np.divide(null, scale, out=np.zeros_like(null), where=scale > 0), axis=1)
@@ -53,7 +60,7 @@ def head_norms(
         Column("chance", np.quantile(null, 0.95, axis=0), "logits", 3,
                "length that a random direction as long as the observable's stays below with 95 %"),
         Column("ratio", ratio, "×", 2, "norm over its median for random directions"),
-        Column("p", p, about="chance that a random direction gives a norm this large at this head"),
+        Column("p", p, about="chance that a random direction gives a norm this large at this head (saddlepoint)"),
         Column("q", q, about="Benjamini–Hochberg over heads"),
         Column("p_max", _beyond(ratio, worst[:, None]), about="the same for the largest ratio over all heads"),
         Column("p_labels", _beyond(own, labels), about="the same for observables of as many random labels"),
@@ -65,7 +72,7 @@ def head_norms(
     return Table(
         columns=columns,
         meta=view.meta | {"analysis": "head_norms", "observable": str(observable), "policy": str(DATA_FREE),
-                          "seed": seed, "null": f"random directions of equal length, {draws} draws"},
+                          "seed": seed, "null": f"random directions of equal length: saddlepoint, {draws} draws"},
         title=f"{view.name} · {observable} · {len(names)} heads · frame {view.frame} · feature norms, no data",
         says=f"{foremost} can move {observable} most per unit of attention; {int(np.sum(q < LEVEL))} of "
         f"{len(names)} heads read it more than directions at random, at a false-discovery rate of {LEVEL:.0%}.",
@@ -81,13 +88,28 @@ def _beyond(own: Float[np.ndarray, " head"], null: Float[np.ndarray, "draws _"])
     return (1 + np.sum(null >= own, axis=0)) / (1 + len(null))
 
 
+def _tails(view: Model, own: Float[np.ndarray, " head"], f: Float[np.ndarray, " d"]) -> Float[np.ndarray, " head"]:
+    """P(norm >= own) per head for directions as long as f; 1 where all directions give the same, or f is 0."""
+    chain, sphere = chain_of(view)[0], _sphere(view, len(f))
+    found, size = np.ones(len(own)), float(np.linalg.norm(f))
+    for head in range(len(own) if size else 0):
+        S = np.linalg.svd(chain.operator((head,), centred=sphere.centred), compute_uv=False)[: sphere.free]
+        S = np.where(ROUNDING * S.max() < S, S, 0.0)
+        usual = size * np.linalg.norm(S) / np.sqrt(sphere.free)
+        if own[head] > ROUNDING * usual:
+            p = gain_tail(S, float((own[head] / usual) ** 2), sphere.free)
+            found[head] = 1.0 if np.isnan(p) else p
+    return found
+
+
 def _directions(view: Model, G: Functional, draws: int, seed: int) -> Float[np.ndarray, "draws position d_model"]:
     """Random functionals on the last state as long as this one, without a part along 1 where the final norm centres."""
-    found = generator(seed, "directions").standard_normal((draws, 1, G.shape[-1]))
+    return _sphere(view, G.shape[-1]).draw(generator(seed, "directions"), draws)[:, None] * np.linalg.norm(G)
+
+
+def _sphere(view: Model, d: int) -> Sphere:
     final = view.spec.final_norm
-    if final is not None and final.kind == "layer":
-        found -= found.mean(axis=-1, keepdims=True)
-    return found * (np.linalg.norm(G) / np.linalg.norm(found, axis=-1, keepdims=True))
+    return Sphere(d, final is not None and final.kind == "layer")
 
 
 def _not_says(observable: Observable) -> str:
@@ -126,4 +148,6 @@ def _plain(view: Model, linear: Linearised, G: Functional, gains: bool) -> Float
 
 
 def _picture(table: Table) -> Grid:
-    return head_grid(list(table["head"]), np.asarray(table["ratio"]), value_name="norm over random labels", centre=1.0)
+    return head_grid(
+        list(table["head"]), np.asarray(table["ratio"]), value_name="norm over random directions", centre=1.0
+    )
