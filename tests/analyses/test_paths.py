@@ -54,7 +54,7 @@ def test_the_parts_of_one_step_sum_to_what_was_measured(make) -> None:
     assert (table.meta["kind"], table.meta["policy"], table.meta["pairs"]) == ("accounting", "secant", 3)
 
 
-def test_net_gross_and_what_is_left_are_those_of_the_complete_paths() -> None:
+def test_net_and_gross_are_those_of_the_complete_paths_and_cancellation_of_all_parts() -> None:
     model = covector.open(random_model())
     table = paths(model, Observable(TASK, model), PAIRS, expansions=60, least=0.0)
     complete = np.array([row["share"] for row in table.rows if row["complete"]])
@@ -62,13 +62,16 @@ def test_net_gross_and_what_is_left_are_those_of_the_complete_paths() -> None:
     meta = table.meta
     assert meta["net"] == pytest.approx(complete.sum(), rel=1e-10)
     assert meta["gross"] == pytest.approx(np.abs(complete).sum(), rel=1e-10)
-    assert meta["cancellation"] == pytest.approx(1 - abs(complete.sum()) / np.abs(complete).sum(), rel=1e-10)
+    # The parts that are left sum to the total, so cancellation is what their sizes have beyond it.
+    assert meta["cancellation"] == pytest.approx(1 - abs(meta["total"]) / meta["frontier_gross"], rel=1e-9)
+    assert meta["frontier_gross"] == pytest.approx(meta["gross"] + meta["remainder_gross"], rel=1e-9)
+    assert abs(meta["closure"]) < 1e-10 * meta["gross"]
     assert meta["net"] + meta["remainder"] == pytest.approx(meta["total"], rel=1e-10)
     assert meta["complete"] == len(complete)
     assert meta["expanded"] == 60
 
 
-def test_intervals_and_agreement_are_over_pairs() -> None:
+def test_intervals_are_students_over_pairs() -> None:
     model = covector.open(random_model())
     observable = Observable(TASK, model)
     row = next(
@@ -79,7 +82,7 @@ def test_intervals_and_agreement_are_over_pairs() -> None:
         alone = paths(model, observable, [p], expansions=1, least=0.0)
         each += [r["share"] for r in alone.rows if r["path"] == "L1.mlp@end>out"]
         assert np.isnan(np.asarray(alone["low"])).all()
-    error = np.std(each, ddof=1) / np.sqrt(3)
+    error = np.std(each, ddof=1) / np.sqrt(3) * 4.302653 / 1.96  # t of two degrees of freedom at 97.5 %
     assert row["share"] == pytest.approx(np.mean(each), rel=1e-9)
     assert (row["low"], row["high"]) == pytest.approx((np.mean(each) - 1.96 * error, np.mean(each) + 1.96 * error))
     assert row["agree"] == pytest.approx(np.mean(np.sign(each) == np.sign(np.mean(each))))

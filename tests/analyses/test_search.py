@@ -427,7 +427,7 @@ def test_requests_that_contradict_themselves_are_refused_by_text(gpt2: tuple[Mod
          "expected --by direction or site, got 'head'"),
         (lambda: trace(atlas, "' word3'", model=model, by="site", exact=True), BadRequest, "--exact scores single"),
         (lambda: trace(atlas, "' word3'", model=model, kinds=("mlp.in",), sides=("write",)), BadRequest,
-         "no direction is"),
+         "no direction of these sides and kinds"),
         (lambda: trace(atlas, "' word99'", model=model), UnknownBasis, "got ' word99'; near: ' word9'"),
         (lambda: trace(atlas, "' word3' - ' word3'", model=model), BadRequest, "the weighted tokens cancel"),
         (lambda: trace(atlas, np.ones(7)), BadRequest, r"expected vectors of width 20, .* got shape \(7,\)"),

@@ -86,7 +86,7 @@ def test_topics_that_neurons_write_one_by_one_are_seen_by_sparse_coding_more_tha
     table = dictionary(built(model, tmp_path / "a", options), model, draws=500)
     sparse, rotated = row(table, "mlp.out", "sparse coding"), row(table, "mlp.out", "rotated SVD")
     assert sparse["low"] > 0
-    assert abs(rotated["difference"]) < sparse["difference"] / 2
+    assert rotated["difference"] < sparse["difference"] / 2  # turning them sees no more than they do
     assert sparse["explained_null"] == 8 / 32
     assert sparse["explained"] < row(table, "mlp.out", "SVD")["explained"] + 0.02
 
