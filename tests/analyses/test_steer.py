@@ -61,6 +61,10 @@ def there(model: Model, spot: str) -> bool:
     return True
 
 
+# Every model with every spot that its anatomy has.
+PLACES = [(name, spot) for name in MODELS for spot in SPOTS if there(covector.open(MODELS[name]()), spot)]
+
+
 def prepared(model: Model, token: str = "NAME") -> tuple[Decoder, Prompts]:
     decoder = Decoder(model.weights)
     return decoder, prompts_of(decoder, pairs_for(model), token, "end")[0]
@@ -70,12 +74,9 @@ def small(d: int, seed: int = 1) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(d)
 
 
-@pytest.mark.parametrize("spot", SPOTS)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("name", "spot"), PLACES)
 def test_the_predicted_slope_is_autograds(name: str, spot: str) -> None:
     model = covector.open(MODELS[name]())
-    if not there(model, spot):
-        pytest.skip("this anatomy has no such place")
     observable, place = asked(model), spot_of(spot, model.spec)
     for token in ("NAME", "end"):
         decoder, p = prepared(model, token)
@@ -89,12 +90,9 @@ def test_the_predicted_slope_is_autograds(name: str, spot: str) -> None:
         np.testing.assert_allclose(found, delta.grad.numpy(), rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("spot", SPOTS)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("name", "spot"), PLACES)
 def test_a_sweep_of_doses_is_a_whole_run_with_the_vector_added(name: str, spot: str) -> None:
     model = covector.open(MODELS[name]())
-    if not there(model, spot):
-        pytest.skip("this anatomy has no such place")
     observable, place = asked(model), spot_of(spot, model.spec)
     decoder, p = prepared(model)
     deltas = np.stack([k * small(model.spec.d_model) for k in (-1, 0, 2)])
@@ -111,13 +109,10 @@ def test_a_sweep_of_doses_is_a_whole_run_with_the_vector_added(name: str, spot: 
     np.testing.assert_allclose(found[1], p.unsteered(observable), rtol=1e-12)
 
 
-@pytest.mark.parametrize("spot", SPOTS)
 @pytest.mark.parametrize("token", ["NAME", "end"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("name", "spot"), PLACES)
 def test_shares_of_what_reads_the_vector_first_sum_to_the_effect(name: str, token: str, spot: str) -> None:
     model = covector.open(MODELS[name]())
-    if not there(model, spot):
-        pytest.skip("this anatomy has no such place")
     observable, place = asked(model), spot_of(spot, model.spec)
     decoder, p = prepared(model, token)
     delta = small(model.spec.d_model)
