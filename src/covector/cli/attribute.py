@@ -31,13 +31,11 @@ def attribute(
     """What each component, source token or input token brings to a task on one prompt; the parts add up."""
     from covector.analyses.attribute import attribute as measure
     from covector.cli.opening import opened as open_model
-    from covector.cli.output import emit, write
+    from covector.cli.output import emit
     from covector.run.prompts import single
 
     start = time.perf_counter()
     opened = open_model(model, layout, strict=strict)
     observable = observable_of(task, opened, output, centred)
     table = measure(opened, observable, single(opened, prompt, bos), by=by, at=at)
-    write(table, out=out, plot=plot)
-    shown = table if json else table.head(top)
-    emit(shown, as_json=json, out=None, plot=None, quiet=quiet, seconds=time.perf_counter() - start)
+    emit(table, as_json=json, out=out, plot=plot, quiet=quiet, seconds=time.perf_counter() - start, top=top)

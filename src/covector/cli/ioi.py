@@ -39,7 +39,7 @@ def ioi(
     from covector.analyses.ioi_prompts import ioi_tasks
     from covector.analyses.ioi_tables import ioi_shown
     from covector.cli.opening import opened as open_model
-    from covector.cli.output import emit, write
+    from covector.cli.output import emit
     from covector.run.prompts import read_names
 
     start = time.perf_counter()
@@ -54,6 +54,4 @@ def ioi(
         seed=seed,
     )
     table = ioi_shown(opened, tasks, show, expansions=expand, draws=draws, seed=seed)
-    write(table, out=out, plot=plot)
-    shown = table if json else table.head(top)
-    emit(shown, as_json=json, out=None, plot=None, quiet=quiet, seconds=time.perf_counter() - start)
+    emit(table, as_json=json, out=out, plot=plot, quiet=quiet, seconds=time.perf_counter() - start, top=top)

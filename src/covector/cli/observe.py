@@ -96,16 +96,14 @@ def shares(
     """What each component brings to the difference between two prompts, exactly; heads split into OV and QK."""
     from covector.analyses.shares import shares as measure
     from covector.cli.opening import opened as open_model
-    from covector.cli.output import emit, write
+    from covector.cli.output import emit
 
     start = time.perf_counter()
     opened = open_model(model, layout, strict=strict)
     pairs = pairs_of(opened, template, fill, prompts, bos)
     table = measure(opened, observable_of(task, opened, output, centred), pairs, at=at)
     table = continued(table, template, fill, prompts)
-    write(table, out=out, plot=plot)
-    shown = table if json else table.head(top)
-    emit(shown, as_json=json, out=None, plot=None, quiet=quiet, seconds=time.perf_counter() - start)
+    emit(table, as_json=json, out=out, plot=plot, quiet=quiet, seconds=time.perf_counter() - start, top=top)
 
 
 def observable_of(task: str, model, output: str | None, centred: bool):
@@ -161,14 +159,12 @@ def align(
     """The task's feature in a head's singular basis: which dyads carry it."""
     from covector.analyses.align import align as measure
     from covector.cli.opening import opened as open_model
-    from covector.cli.output import emit, write
+    from covector.cli.output import emit
 
     start = time.perf_counter()
     opened = open_model(model, layout, frame=frame, strict=strict)
     table = measure(opened, observable_of(task, opened, output, centred), head)
-    write(table, out=out, plot=plot)
-    shown = table if json else table.head(top)
-    emit(shown, as_json=json, out=None, plot=None, quiet=quiet, seconds=time.perf_counter() - start)
+    emit(table, as_json=json, out=out, plot=plot, quiet=quiet, seconds=time.perf_counter() - start, top=top)
 
 
 @observe.command("feature")
@@ -231,7 +227,7 @@ def paths(
     """Which paths carry the task between two kinds of prompts: typed paths with exact shares of the difference."""
     from covector.analyses.paths import paths as find
     from covector.cli.opening import opened as open_model
-    from covector.cli.output import emit, write
+    from covector.cli.output import emit
 
     start = time.perf_counter()
     opened = open_model(model, layout, strict=strict)
@@ -242,9 +238,7 @@ def paths(
         given=tuple(path or ()),
     )  # fmt: skip
     table = continued(table, template, fill, prompts)
-    write(table, out=out, plot=plot)
-    shown = table if json else table.head(top)
-    emit(shown, as_json=json, out=None, plot=None, quiet=quiet, seconds=time.perf_counter() - start)
+    emit(table, as_json=json, out=out, plot=plot, quiet=quiet, seconds=time.perf_counter() - start, top=top)
 
 
 def continued(table, template: list[str] | None, fill: list[str] | None, prompts: Path | None):

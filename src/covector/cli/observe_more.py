@@ -241,8 +241,6 @@ def _split(model, template, fill, prompts, bos: str, hold: str, train: float, se
 
 def _show(table, top: int, json: bool, out, plot, quiet: bool, start: float) -> None:
     """Files have every row, the screen the first."""
-    from covector.cli.output import emit, write
+    from covector.cli.output import emit
 
-    write(table, out=out, plot=plot)
-    shown = table if json else table.head(top)
-    emit(shown, as_json=json, out=None, plot=None, quiet=quiet, seconds=time.perf_counter() - start)
+    emit(table, as_json=json, out=out, plot=plot, quiet=quiet, seconds=time.perf_counter() - start, top=top)

@@ -9,15 +9,25 @@ from covector.render import Table
 
 
 def emit(
-    table: Table, *, as_json: bool, out: Path | None, plot: Path | None, quiet: bool, seconds: float | None = None
+    table: Table,
+    *,
+    as_json: bool,
+    out: Path | None,
+    plot: Path | None,
+    quiet: bool,
+    seconds: float | None = None,
+    top: int | None = None,
 ) -> None:
-    """Show a table the way that the options ask for, and write it where they say."""
+    """Show a table the way that the options ask for, and write it where they say.
+
+    `top`: rows on the screen; files and JSON have all of them.
+    """
     write(table, out=out, plot=plot)
     if as_json:
         sys.stdout.write(table.to_json() + "\n")
         return
     timed = f"{table.title} · {seconds:.2f} s" if seconds is not None else table.title
-    shown = dataclasses.replace(table, title=timed)
+    shown = dataclasses.replace(table if top is None else table.head(top), title=timed)
     if quiet:
         shown = dataclasses.replace(shown, says="", not_says="", next="")
     shown.show()

@@ -61,7 +61,7 @@ def patch(
     """How far a task falls when heads, streams, queries … are taken from another prompt: measured, place by place."""
     from covector.analyses.patch import patch as measure
     from covector.cli.opening import opened as open_model
-    from covector.cli.output import emit, write
+    from covector.cli.output import emit
     from covector.cli.run_options import check_run_options
 
     start = time.perf_counter()
@@ -82,6 +82,4 @@ def patch(
         route=tuple(to) if to else () if direct else None,
     )
     table = continued(table, template, fill, prompts)
-    write(table, out=out, plot=plot)
-    shown = table if json else table.head(top)
-    emit(shown, as_json=json, out=None, plot=None, quiet=quiet, seconds=time.perf_counter() - start)
+    emit(table, as_json=json, out=out, plot=plot, quiet=quiet, seconds=time.perf_counter() - start, top=top)
