@@ -30,6 +30,9 @@ from covector.cli.study import study
 from covector.cli.svd import svd
 from covector.errors import CovectorError
 
+# What the extra `run` brings; without it weights are read and no model runs.
+RUNS = ("torch", "transformers")
+
 app = typer.Typer(
     name="covector",
     help="Read a transformer's weights: what each direction reads and writes, and how likely that is by chance.",
@@ -93,15 +96,28 @@ def run(words: list[str]) -> int:
         return 0
     except KeyboardInterrupt:
         return _failed("interrupted", 130)
+    except ModuleNotFoundError as error:
+        if error.name not in RUNS:
+            return _defect(error)
+        return _failed(
+            f"this command runs a model: expected torch, {error.name} is missing; pip install 'covector[run]' "
+            "(here: make setup-all)",
+            2,
+        )
     except Exception as error:
         usage_error = getattr(error, "format_message", None)  # the option parser's errors, whatever library they are of
         if usage_error is not None:
             return _failed(usage_error() + (f" See covector {words[0]} --help." if words else ""), 2)
-        if os.environ.get("COVECTOR_DEBUG"):
-            raise
-        return _failed(
-            f"a defect of ours: {type(error).__name__}: {error}; COVECTOR_DEBUG=1 shows where. Please report it", 1
-        )
+        return _defect(error)
+
+
+def _defect(error: Exception) -> int:
+    """What is our fault: one line, or its traceback with COVECTOR_DEBUG=1."""
+    if os.environ.get("COVECTOR_DEBUG"):
+        raise error
+    return _failed(
+        f"a defect of ours: {type(error).__name__}: {error}; COVECTOR_DEBUG=1 shows where. Please report it", 1
+    )
 
 
 def _failed(text: str, code: int) -> int:
