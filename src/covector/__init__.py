@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from covector.render import Table as Table
     from covector.run.prompts import fill_template as fill_template
     from covector.run.prompts import read_pairs as read_pairs
+    from covector.study.edit import Edit as Edit
     from covector.study.feature import Feature as Feature
     from covector.study.observable import Observable as Observable
     from covector.workbench import open as open
@@ -61,6 +62,7 @@ _HOMES = {
     "Atlas": "covector.io.atlas",
     "Basis": "covector.model.bases",
     "CovectorError": "covector.errors",
+    "Edit": "covector.study.edit",
     "Feature": "covector.study.feature",
     "Model": "covector.model.opened",
     "ModelSpec": "covector.model.spec",
@@ -108,6 +110,7 @@ __all__ = [
     "Atlas",
     "Basis",
     "CovectorError",
+    "Edit",
     "Feature",
     "Model",
     "ModelSpec",

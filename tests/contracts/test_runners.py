@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from covector.arch.family import families
-from covector.errors import BadRequest
 from covector.model.weights import split_name
 from covector.run.decoder import Decoder
 from covector.run.hf_load import tiny_judge
@@ -166,10 +165,11 @@ def _edit_and_throw(runner: HFRunner, changes: dict[str, np.ndarray]) -> None:
         raise RuntimeError("thrown")
 
 
-def test_a_tied_unembedding_is_not_edited_alone_in_a_transformers_model():
+def test_a_tied_unembedding_that_is_edited_leaves_the_embedding_alone():
+    """Within the context the output matrix is the model's own; afterwards the two share one parameter again."""
     runner, decoder, _ = pair("gpt2")
-    with (
-        pytest.raises(BadRequest, match="edit of W_U: it is tied to W_E in this model; edit W_E, or untie"),
-        runner.edited({"W_U": decoder.weights["W_U"]}),
-    ):
-        pass
+    shared = runner.model.lm_head.weight
+    with runner.edited({"W_U": 2 * decoder.weights["W_U"]}):
+        assert torch.equal(runner.model.lm_head.weight, 2 * shared)
+        assert runner.model.get_input_embeddings().weight is shared
+    assert runner.model.lm_head.weight is shared

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from covector.analyses.concept import direction, mean_of
+from covector.study.concept import direction, mean_of
 from covector.analyses.query import Query, basis_named
 from covector.analyses.search import VECTORS_PER_DIMENSION, Scored, score
 from covector.axes import Float, Int

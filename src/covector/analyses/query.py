@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from covector.analyses.concept import concept, direction
+from covector.study.concept import concept, direction
 from covector.axes import Float
 from covector.errors import BadRequest, UnknownBasis
 from covector.io.atlas import Atlas

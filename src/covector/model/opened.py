@@ -16,6 +16,7 @@ from covector.model.address import Site, site, sites
 from covector.model.bases import Bases
 from covector.model.circuits import map_at
 from covector.model.frames import Frame, frame, framed, reader_norm
+from covector.model.overlay import Overlay, Resolvable
 from covector.model.spec import ModelSpec
 from covector.model.weights import Weights
 
@@ -43,7 +44,8 @@ class Model:
     """One opened model in one frame. A value: `framed` returns another.
 
     ``stored`` are the weights as the checkpoint has them, whatever the frame; ``labels`` name the rows of bases;
-    ``identity`` says where it comes from and goes into the meta of every result; ``typed`` is how a command names it.
+    ``identity`` says where it comes from and goes into the meta of every result; ``typed`` is how a command names it;
+    ``device`` is where analyses run it (weights are decomposed on the CPU whatever it is).
     """
 
     name: str
@@ -54,11 +56,17 @@ class Model:
     vocabulary: Vocabulary | None = field(default=None, repr=False)
     identity: Mapping[str, Any] = field(default_factory=dict, repr=False)
     typed: str = ""
+    device: str = "cpu"
 
     @property
     def words(self) -> str:
         """The model as words of a command line: its name, and the layout that was given with it."""
         return self.typed or shlex.quote(self.name)
+
+    @property
+    def framing(self) -> str:
+        """The frame as an option of a command line, with a space in front; empty for raw, which needs none."""
+        return "" if str(self.frame) == "raw" else f" --frame {shlex.quote(str(self.frame))}"
 
     @property
     def spec(self) -> ModelSpec:
@@ -87,6 +95,24 @@ class Model:
         chosen = frame(name) if isinstance(name, str) else name
         return dataclasses.replace(self, weights=framed(self.stored, chosen), frame=chosen)
 
+    def on(self, device: str) -> "Model":
+        """The same model, run on another device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+
+        An analysis that runs it raises BadRequest where there is no such device.
+        """
+        return dataclasses.replace(self, device=device)
+
+    def edited(self, edit: Resolvable) -> "Model":
+        """The same model with an edit laid over its weights, in the same frame; this one is not touched.
+
+        The edit is resolved here and now: its dyads are those of this model in this frame (or in the frame that the
+        edit was bound to). Raises what `Edit.change` raises.
+        """
+        over = Overlay(self.stored, edit.change(self))
+        record = {"edits": [*self.identity.get("edits", ()), dict(edit.record())]}
+        identity = {**self.identity, **record}
+        return dataclasses.replace(self, stored=over, weights=framed(over, self.frame), identity=identity)
+
     def origins(self, *names: str) -> dict[str, str]:
         """Stored name → sha256 of its stored bytes, for canonical tensors and, in a frame, the norms in front of them.
 
@@ -113,5 +139,6 @@ class Model:
             "family": self.spec.family,
             "dtype": dtypes[0] if len(dtypes) == 1 else dtypes,
             "frame": str(self.frame),
+            **({} if self.device == "cpu" else {"device": self.device}),
             **self.identity,
         }

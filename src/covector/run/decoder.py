@@ -159,11 +159,18 @@ class Decoder:
         Raises BadRequest for a name that the model does not have, or an array of another shape.
         """
         check_changes(self.weights, changes)
+        yield self.with_parts({n: as_tensor(a, self.dtype, self.device) for n, a in changes.items()})
+
+    def with_parts(self, parts: Mapping[str, Tensor]) -> "Decoder":
+        """A decoder with these canonical tensors in place of its own; the rest is shared, this one is not touched.
+
+        Differentiable in them. A ``W_U`` that is tied follows ``W_E`` unless it is given.
+        """
         other = Decoder(self.weights, self.dtype, self.device)
-        other._kept = self._kept | {n: as_tensor(a, self.dtype, self.device) for n, a in changes.items()}
-        if "W_E" in changes and self.spec.tied and "W_U" not in changes:
+        other._kept = self._kept | dict(parts)
+        if "W_E" in parts and self.spec.tied and "W_U" not in parts:
             other._kept["W_U"] = need(other.part, "W_E").T
-        yield other
+        return other
 
 
 def _norm(x: Tensor, norm: Norm | None, name: str, part: Part) -> Tensor:

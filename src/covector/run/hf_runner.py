@@ -55,6 +55,16 @@ class HFRunner:
                 f"{len(self.blocks)}; judge a model with the weights that were read from it"
             )
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The model's own precision."""
+        return self.model.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies."""
+        return self.model.device
+
     @cached_property
     def norms(self) -> Mapping[str, nn.Module]:
         """The model's norm modules by canonical prefix, as a traced run shows them."""
@@ -191,24 +201,40 @@ class HFRunner:
         """Within this context the model's own parameters hold these canonical tensors; afterwards the bytes of before.
 
         The way back into a stored tensor is the layout in words. Raises BadRequest for a tensor that the model does
-        not have, for another shape, and for a tied ``W_U`` (edit ``W_E``, or untie the model first).
+        not have and for another shape. A tied ``W_U`` that is given is untied for as long: the embedding keeps its own.
         """
         check_changes(self.weights, changes)
         if not isinstance(self.weights, AdaptedWeights):
             raise BadRequest("edit: expected weights read through a layout in words; open the checkpoint itself")
-        if "W_U" in changes and self.spec.tied:
-            raise BadRequest("edit of W_U: it is tied to W_E in this model; edit W_E, or untie the model first")
         parameters = dict(self.model.named_parameters())
-        targets = {name: _parameter(parameters, self.weights.place(name).tensor) for name in changes}
+        untied = self.spec.tied and "W_U" in changes
+        inside = [name for name in changes if not (untied and name == "W_U")]
+        targets = {name: _parameter(parameters, self.weights.place(name).tensor) for name in inside}
         kept = {target: parameters[target].detach().clone() for target in targets.values()}
+        with self._output(np.asarray(changes["W_U"]) if untied else None):
+            try:
+                for name in inside:
+                    _write(self.weights, name, changes[name], parameters[targets[name]])
+                yield self
+            finally:
+                with torch.no_grad():
+                    for target, value in kept.items():
+                        parameters[target].copy_(value)
+
+    @contextmanager
+    def _output(self, own: np.ndarray | None) -> Iterator[None]:
+        """An output matrix of its own ([d_model, token]) in a model that ties it; afterwards the old parameter."""
+        head = self.model.get_output_embeddings()
+        if own is None or head is None:
+            yield
+            return
+        shared = head.weight
         try:
-            for name, array in changes.items():
-                _write(self.weights, name, array, parameters[targets[name]])
-            yield self
+            made = torch.tensor(own.T, device=shared.device, dtype=shared.dtype)
+            head.weight = nn.Parameter(made, requires_grad=False)
+            yield
         finally:
-            with torch.no_grad():
-                for target, value in kept.items():
-                    parameters[target].copy_(value)
+            head.weight = shared
 
 
 def _parameter(parameters: Mapping[str, Tensor], stored: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from covector.analyses.concept import concept
+from covector.study.concept import concept
 from covector.analyses.query import token_query
 from covector.analyses.replicate.finding import ALPHA, Asked, Finding, Traced, silent, verdict
 from covector.analyses.search import search
