@@ -12,8 +12,8 @@ SRC = Path(__file__).resolve().parents[1] / "src" / "covector"
 # Floor of each package or module. Modules of one floor may use each other's packages only within one package.
 FLOORS = {
     "errors": 0, "axes": 0, "linalg": 1, "render": 2, "model": 2, "arch": 3, "demo": 3, "study": 3, "io": 4,
-    "engine": 4, "propagation": 4, "run": 5, "analyses": 6, "atlas": 7, "workbench": 8, "atlases": 9, "building": 9,
-    "cli": 10, "__main__": 11,
+    "engine": 4, "propagation": 4, "run": 5, "analyses": 6, "atlas": 7, "workbench": 8, "changes": 9, "saving": 9, "atlases": 10,
+    "building": 10, "cli": 11, "__main__": 12,
 }  # fmt: skip
 # Imports inside functions: optional or slow libraries at a door, and the commands of the CLI (quick --help).
 DOORS = {

@@ -135,6 +135,11 @@ class SafetensorsFile:
                     self._digests[name] = hashlib.sha256(part).hexdigest()
             return self._digests[name]
 
+    def raw(self, name: str) -> bytes:
+        """The tensor's bytes as they stand in the file."""
+        entry = self.entries[name]
+        return self._map[entry.start : entry.stop]
+
     def release(self, name: str) -> None:
         """Tell the system that the tensor's pages are not needed for now.
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from covector.arch.adapter import AdaptedWeights
-from covector.arch.words import cut
+from covector.arch.stored import put
 from covector.errors import BadRequest
 from covector.model.spec import ModelSpec
-from covector.model.weights import Weights, axis_sizes, split_name
+from covector.model.weights import Weights
 from covector.run.hf_boundaries import Boundary, attached, boundaries
 from covector.run.hf_modules import HFBlock, find_blocks, find_norms
 from covector.run.hooks import Intervention, Tap, hook_names, output_hook, tap
@@ -246,17 +246,8 @@ def _parameter(parameters: Mapping[str, Tensor], stored: str) -> str:
 
 
 def _write(weights: AdaptedWeights, name: str, array: np.ndarray, parameter: Tensor) -> None:
-    """Put one canonical tensor where it is stored: a cut of the stored array is a view, and is written through."""
-    layer, role = split_name(name)
+    """Put one canonical tensor where it is stored."""
     stored = parameter.detach().cpu().to(torch.float64).numpy().copy()
-    view = cut(weights.place(name).layout, role, stored, axis_sizes(weights.spec, layer))
-    assert np.shares_memory(view, stored), "a layout in words only splits and transposes"
-    view[...] = np.asarray(array, dtype=np.float64) - _offset(weights, name)
+    put(weights, name, array, stored)
     with torch.no_grad():
         parameter.copy_(torch.from_numpy(stored))
-
-
-def _offset(weights: AdaptedWeights, name: str) -> float:
-    """What the canonical gain has more than the stored one."""
-    norm = weights.spec.norms().get(name.removesuffix(".gain")) if name.endswith(".gain") else None
-    return norm.offset if norm else 0.0
