@@ -35,7 +35,7 @@ DOORS = {
 }
 # Analyses that run a model; only their callers' doors import them.
 RUNNING = {
-    "analyses/attribute.py", "analyses/fires.py", "analyses/ioi_ablation.py", "analyses/patch.py",
+    "analyses/attribute.py", "analyses/choose.py", "analyses/choose_metric.py", "analyses/fires.py", "analyses/ioi_ablation.py", "analyses/patch.py",
     "analyses/proof.py", "analyses/replicate/obprop_bench.py", "analyses/replicate/obprop_numbers.py",
     "analyses/replicate/removal.py",
 }  # fmt: skip

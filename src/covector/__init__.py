@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from covector.analyses.compose import compose as compose
     from covector.analyses.couple import couple as couple
     from covector.analyses.couple import coupling as coupling
+    from covector.analyses.diff import diff as diff
+    from covector.analyses.dyad_sweep import dyad_sweep as dyad_sweep
     from covector.analyses.head_norms import head_norms as head_norms
     from covector.analyses.heads import heads as heads
     from covector.analyses.inspect import inspect as inspect
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from covector.analyses.patch import patch as patch
     from covector.analyses.paths import paths as paths
     from covector.analyses.propagate import propagate as propagate
+    from covector.analyses.rank_sweep import rank_sweep as rank_sweep
     from covector.analyses.readout import readout as readout
     from covector.analyses.relation import relation as relation
     from covector.analyses.replicate.conjecture import replicate_conjecture as replicate_conjecture
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from covector.analyses.replicate.obprop import replicate_obprop as replicate_obprop
     from covector.analyses.replicate.obprop_claims import replicate_claims as replicate_claims
     from covector.analyses.replicate.sprint import replicate_sprint as replicate_sprint
+    from covector.analyses.selective_induction import selective_induction as selective_induction
     from covector.analyses.shares import shares as shares
     from covector.analyses.spectrum import spectrum as spectrum
     from covector.analyses.studies import studies as studies
@@ -41,6 +45,8 @@ if TYPE_CHECKING:
     from covector.atlases import open_atlas as open_atlas
     from covector.atlases import trace as trace
     from covector.building import build_atlas as build_atlas
+    from covector.changes import adapted as adapted
+    from covector.changes import changed as changed
     from covector.errors import CovectorError as CovectorError
     from covector.io.atlas import Atlas as Atlas
     from covector.linalg.svd import SVD as SVD
@@ -49,12 +55,14 @@ if TYPE_CHECKING:
     from covector.model.opened import Model as Model
     from covector.model.spec import ModelSpec as ModelSpec
     from covector.render import Table as Table
+    from covector.run.inputs_file import read_input_pairs as read_input_pairs
     from covector.run.prompts import fill_template as fill_template
     from covector.run.prompts import read_pairs as read_pairs
     from covector.study.edit import Edit as Edit
     from covector.study.feature import Feature as Feature
     from covector.study.observable import Observable as Observable
     from covector.workbench import open as open
+    from covector.workbench import transformers_runner as transformers_runner
 
 # Public name → the module that defines it. A test holds this table against the annotations above.
 _HOMES = {
@@ -68,14 +76,18 @@ _HOMES = {
     "ModelSpec": "covector.model.spec",
     "Observable": "covector.study.observable",
     "Table": "covector.render",
+    "adapted": "covector.changes",
     "align": "covector.analyses.align",
     "attend": "covector.analyses.attend",
     "attribute": "covector.analyses.attribute",
     "build_atlas": "covector.building",
+    "changed": "covector.changes",
     "compare": "covector.analyses.compare",
     "compose": "covector.analyses.compose",
     "couple": "covector.analyses.couple",
     "coupling": "covector.analyses.couple",
+    "diff": "covector.analyses.diff",
+    "dyad_sweep": "covector.analyses.dyad_sweep",
     "fill_template": "covector.run.prompts",
     "fired": "covector.atlases",
     "head_norms": "covector.analyses.head_norms",
@@ -90,6 +102,8 @@ _HOMES = {
     "patch": "covector.analyses.patch",
     "paths": "covector.analyses.paths",
     "propagate": "covector.analyses.propagate",
+    "rank_sweep": "covector.analyses.rank_sweep",
+    "read_input_pairs": "covector.run.inputs_file",
     "read_pairs": "covector.run.prompts",
     "readout": "covector.analyses.readout",
     "relation": "covector.analyses.relation",
@@ -98,11 +112,13 @@ _HOMES = {
     "replicate_obprop": "covector.analyses.replicate.obprop",
     "replicate_sprint": "covector.analyses.replicate.sprint",
     "replicated_lists": "covector.analyses.replicate.conjecture",
+    "selective_induction": "covector.analyses.selective_induction",
     "shares": "covector.analyses.shares",
     "spectrum": "covector.analyses.spectrum",
     "studies": "covector.analyses.studies",
     "svd": "covector.linalg.svd",
     "trace": "covector.atlases",
+    "transformers_runner": "covector.workbench",
 }
 
 __all__ = [
@@ -116,14 +132,18 @@ __all__ = [
     "ModelSpec",
     "Observable",
     "Table",
+    "adapted",
     "align",
     "attend",
     "attribute",
     "build_atlas",
+    "changed",
     "compare",
     "compose",
     "couple",
     "coupling",
+    "diff",
+    "dyad_sweep",
     "fill_template",
     "fired",
     "head_norms",
@@ -138,6 +158,8 @@ __all__ = [
     "patch",
     "paths",
     "propagate",
+    "rank_sweep",
+    "read_input_pairs",
     "read_pairs",
     "readout",
     "relation",
@@ -146,11 +168,13 @@ __all__ = [
     "replicate_obprop",
     "replicate_sprint",
     "replicated_lists",
+    "selective_induction",
     "shares",
     "spectrum",
     "studies",
     "svd",
     "trace",
+    "transformers_runner",
 ]
 
 

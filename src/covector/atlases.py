@@ -15,9 +15,11 @@ from covector.analyses.expand import expanded
 from covector.analyses.query import Query, like_query, token_query, vector_query
 from covector.analyses.search import search
 from covector.analyses.search_sites import search_sites
+from covector.changes import reopened
 from covector.errors import BadRequest, CovectorError, MissingExtra
 from covector.io.atlas import MANIFEST, Atlas
 from covector.io.feature_file import vector_in as vector_in
+from covector.model.change import CHANGED_TO
 from covector.model.opened import Model
 from covector.render import Table
 from covector.study.expression import parse
@@ -35,8 +37,10 @@ def model_of(atlas: Atlas) -> Model:
     Raises what `covector.open` raises where it is no longer there, BadRequest where the checkpoint has changed since.
     """
     words, meta = atlas.manifest["reference"], atlas.manifest["meta"]
+    words, _, other = words.partition(CHANGED_TO)
     ref, _, layout = words.partition(" --layout ")
     opened = open_model(_unquoted(ref), _unquoted(layout) or None, frame=meta["frame"])
+    opened = reopened(opened, other) if other else opened
     if dict(opened.meta.get("files") or {}) != dict(meta.get("files") or {}):
         raise BadRequest(
             f"{atlas.folder}: expected the checkpoint that it was built from, {words} has other tensors now; "
@@ -125,12 +129,13 @@ def fired(
     *,
     layout: str | Path | None = None,
     frame: str = "raw",
+    device: str = "cpu",
     **options: Any,
 ) -> Table:
     """Where a dyad or a vector fires in a text; see `covector.analyses.fires.fires`.
 
     `model`: what `covector.open` takes, an opened model, or an atlas (its folder): then its model and frame are used.
-    Raises MissingExtra without torch.
+    `device`: where it runs. Raises MissingExtra without torch.
     """
     # Idle torch threads that spin make everything twenty times slower where another program uses the cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -143,4 +148,4 @@ def fired(
     if isinstance(model, str | Path) and (Path(model) / MANIFEST).exists():
         model = model_of(Atlas(model))
     opened = model if isinstance(model, Model) else open_model(model, layout, frame=frame)
-    return fires(opened, place, text, **options)
+    return fires(opened if device == "cpu" else opened.on(device), place, text, **options)

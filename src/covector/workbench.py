@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,13 +18,16 @@ from covector.arch.adapter import AdaptedWeights, adapt
 from covector.arch.config import Config
 from covector.arch.family import family_of
 from covector.arch.toy import TOYS
-from covector.errors import MissingExtra, NotProven, UnsupportedConfig, UnsupportedFamily
+from covector.errors import BadRequest, MissingExtra, NotProven, UnsupportedConfig, UnsupportedFamily
 from covector.io.checkpoint import Checkpoint, open_checkpoint
 from covector.io.safetensors_file import SafetensorsFile
 from covector.model.frames import Frame
 from covector.model.opened import Model
 from covector.model.weights import Weights
 from covector.render import Table
+
+if TYPE_CHECKING:
+    from covector.run.hf_runner import HFRunner
 
 
 def open(ref: Any, layout: str | Path | None = None, *, frame: str = "raw", strict: bool = False) -> Model:
@@ -62,7 +65,7 @@ def _known(checkpoint: Checkpoint, strict: bool) -> Model:
     if not kind:
         raise UnsupportedFamily(
             f"{checkpoint.where}: expected a config.json with a model_type, it has none; a home-made transformer opens "
-            "with a layout.toml beside its weights"
+            "with a layout.toml beside its weights or --layout FILE; see docs/layouts.md"
         )
     family = family_of(str(kind), checkpoint.where)
     spec, tensors = family.spec(config), family.tensors(config)
@@ -137,6 +140,43 @@ def prove(
     checks = compare_pieces(model.stored, judge, dtype=kind, seed=seed)
     left_out = unexercised(model.spec, proof_length(model.spec))
     return proof(model, checks, f"transformers' {family.hf_class}", left_out)
+
+
+def transformers_runner(
+    ref: Any, layout: str | Path | None = None, *, dtype: str = "float64", device: str = "cpu"
+) -> "HFRunner":
+    """The transformers model of a checkpoint under our hook names: a second runner beside the reference decoder.
+
+    `ref`: a hub name, a local folder, ``demo-lm``, or a transformers model in memory (run as it is). Raises BadRequest
+    for a model that transformers has no class for (declared layouts, toys), what `open` raises, and MissingExtra
+    without torch and transformers.
+    """
+    try:
+        from covector.run.hf_load import judge_of
+        from covector.run.hf_runner import HFRunner
+    except ImportError as error:
+        raise MissingExtra(
+            f"--runner transformers: expected torch and transformers, {error.name} is missing; "
+            "pip install 'covector[run]'"
+        ) from error
+    if isinstance(ref, Weights) or (isinstance(ref, str) and ref in TOYS):
+        raise _no_class(ref if isinstance(ref, str) else ref.spec.family)
+    checkpoint = open_checkpoint(ref, layout)
+    if checkpoint.layout:
+        raise _no_class(checkpoint.name)
+    weights = _open(checkpoint, layout, strict=False).stored
+    hf_class = family_of(str(checkpoint.config.get("model_type")), checkpoint.where).hf_class
+    judge = judge_of(ref, checkpoint.folder, hf_class, dtype=dtype, device=device)
+    if judge is None:
+        raise _no_class(checkpoint.name)
+    return HFRunner(judge, weights)
+
+
+def _no_class(name: str) -> BadRequest:
+    return BadRequest(
+        f"--runner transformers: {name} is declared or made here, transformers has no class that runs it; "
+        "use --runner decoder"
+    )
 
 
 def _recorded(checkpoint: Checkpoint, layout: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

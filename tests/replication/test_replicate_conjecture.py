@@ -246,7 +246,7 @@ def test_models_without_tokens_are_refused():
 def test_the_first_recipes_of_every_source_are_shown():
     table = replicate_conjecture(opened())
     assert len(foremost(table, 3)) == 3
-    with pytest.raises(BadRequest, match="expected --rows >= 1"):
+    with pytest.raises(BadRequest, match="expected --top >= 1"):
         foremost(table, 0)
 
 

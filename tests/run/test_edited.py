@@ -9,7 +9,7 @@ from covector.linalg.svd import svd
 from covector.model.opened import Model
 from covector.model.overlay import Overlay
 from covector.run.decoder import Decoder
-from covector.run.edited import dosed, first_block, hooked, laid_over
+from covector.run.edited import dosed, first_block, hooked, laid_over, slopes
 from covector.run.random_inputs import random_inputs
 from covector.study.edit import Edit
 from random_checkpoints import random_model
@@ -100,6 +100,10 @@ def test_doses_can_be_differentiated() -> None:
 
     doses = torch.tensor([0.2, -0.3, 0.5], dtype=torch.float64, requires_grad=True)
     (found,) = torch.autograd.grad(at(doses), doses)
+    at_zero = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    (slow,) = torch.autograd.grad(at(at_zero), at_zero)
+    quick = slopes(decoder, lambda d: weights @ logits(d), pieces)
+    np.testing.assert_allclose(quick, slow.numpy(), rtol=1e-10)
     step = 1e-5
     for k in range(3):
         moved = torch.zeros(3, dtype=torch.float64)

@@ -268,6 +268,11 @@ TEXTS = [
 ]  # fmt: skip
 
 
+def test_many_terms_are_counted_in_words() -> None:
+    edit = Edit.parse("; ".join(f"L{i}H{h}.ov:0-1*0.5" for i in (0, 1) for h in range(4)))
+    assert edit.in_words() == "16 dyads of 8 sites changed, ε from −0.5 to −0.5"
+
+
 @pytest.mark.parametrize(("text", "words"), TEXTS)
 def test_text_and_json_come_back(text: str, words: str) -> None:
     edit, model = Edit.parse(text), gpt2()

@@ -3,6 +3,8 @@
 Source: `docs/theory/observables.md`, equation 14; theory page §1.7, §2.7; identity OP-20.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from covector.analyses.each_head import head_svd, without_bias
@@ -16,7 +18,7 @@ from covector.linalg.chance.streams import generator
 from covector.linalg.svd import SVD
 from covector.model.opened import Model
 from covector.propagation.linearised import Linearised
-from covector.render import Column, Table
+from covector.render import Column, Curve, Table
 from covector.study.observable import Observable
 
 
@@ -91,9 +93,22 @@ def align(
         f"dyad {first}; {_beyond(p)}.",
         not_says="It does not say that the stream holds this direction, nor that two tasks which share a leading dyad "
         "share their feature: observe couple compares the features themselves.",
-        next=f"covector svd {view.words} {path}",
+        next=f"covector svd {view.words} {path}{view.framing}",
+        picture=_picture(cos, null, str(observable)),
         key=("dyad",),
     )  # fmt: skip
+
+
+def _picture(cos: Float[np.ndarray, " r"], null: Float[np.ndarray, "draws r"], name: str) -> Callable[[Table], Curve]:
+    """How much of the feature the first dyads carry, beside what they carry of random read-outs (95 %)."""
+    low, high = np.quantile(np.cumsum(null**2, axis=1), [LEVEL / 2, 1 - LEVEL / 2], axis=0)
+    x = np.arange(1, len(cos) + 1, dtype=float)
+
+    def drawn(_: Table) -> Curve:
+        return Curve(x, np.cumsum(cos**2)[None], (name,), "first dyads, largest σ first", "Σcos²", "", "",
+                     band=(low, high), band_name="random read-outs")  # fmt: skip
+
+    return drawn
 
 
 def best_of_dyads(

@@ -3,12 +3,12 @@
 Source: `docs/theory/attend.md`, equations 1–10; theory page §4.2.
 """
 
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from covector.analyses.attend_picture import SPLITS, attend_picture, check_by
 from covector.analyses.attend_prompt import Asked
 from covector.analyses.attend_splits import (
     LEVEL,
@@ -25,10 +25,9 @@ from covector.linalg.svd import SVD
 from covector.model.address import Site
 from covector.model.opened import Model
 from covector.propagation.scores import HeadScore
-from covector.render import Column, Curve, Table
+from covector.render import Column, Table
 from covector.run.prompts import Pair
 
-SPLITS = ("dyads", "writers", "pairs", "tokens", "keys")
 NOT_SAYS = (
     "It does not say what would happen without a part: the scales of the norms are held at this prompt, and other "
     "layers would change (covector patch measures that)"
@@ -66,8 +65,7 @@ def attend(
     Raises BadRequest (positions, a key that the query cannot see, a query with one key), BadSite, FrameUnavailable,
     UnknownFrame.
     """
-    if by not in SPLITS:
-        raise BadRequest(f"expected --by {', '.join(SPLITS)}, got '{by}'")
+    check_by(by)
     if isinstance(top, bool) or top < 1 or isinstance(k, bool) or k < 1:
         raise BadRequest(f"expected at least one row and one token, got top {top} and k {k}")
     view = model if frame is None or frame == str(model.frame) else model.framed(frame)
@@ -88,7 +86,7 @@ def attend(
         says=_says(rows, asked, glance, by),
         not_says=_not_says(glance, by),
         next=_next(view, asked, glance, site, by, rows),
-        picture=_weights_picture if by == "keys" else None,
+        picture=attend_picture,
         lines=token_line if by == "tokens" else None,
         key=_key(by),
     )
@@ -268,7 +266,7 @@ def _not_says(glance: Glance, by: str) -> str:
 def _next(model: Model, asked: Asked, glance: Glance, site: Site, by: str, rows: Sequence[Row]) -> str:
     """Dyads → tokens → writers → pairs → the leading key-side head, looked at from the key."""
     name, t, s = str(site).removesuffix(".qk"), glance.t, glance.s
-    frame = "" if str(model.frame) == "raw" else f" --frame {shlex.quote(str(model.frame))}"
+    frame = model.framing
     onward = {"keys": "dyads", "dyads": "writers", "writers": "pairs", "tokens": "writers"}.get(by)
     if onward == "pairs":
         heads = [r for r in rows if r.side == "key" and "H" in r.name]
@@ -278,13 +276,6 @@ def _next(model: Model, asked: Asked, glance: Glance, site: Site, by: str, rows:
     if onward is None:
         return f"covector svd {model.words} {name}.qk{frame}"
     return f"covector attend {model.words} {name} {asked.typed} --from {t} --to {s} --by {onward}{frame}"
-
-
-def _weights_picture(table: Table) -> Curve:
-    x = np.asarray(table["position"], dtype=float)
-    even = float(table.column("weight").chance_level or 0.0)
-    return Curve(x, np.asarray(table["weight"])[None], ("attention weight",), "key position", "weight", "tokens", "",
-                 band=(0.0, even), band_name="even")  # fmt: skip
 
 
 __all__ = ["LEVEL", "SPLITS", "attend"]

@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,7 +41,7 @@ class Asked:
             )
         pair = single(model, prompt) if isinstance(prompt, str) else prompt
         given = pair if isinstance(pair, Mapping) else np.array([pair.clean])
-        run = captured(Decoder(model.weights), given)
+        run = captured(Decoder(model.weights, device=model.device), given)
         linear = Linearised(model.weights, (run,), Policies.all("frozen"))
         length = run["resid_in"].shape[1]
         if isinstance(pair, Mapping):
@@ -51,31 +51,36 @@ class Asked:
         return cls(linear, names, pair.slots, pair.texts[0], _typed(model, pair))
 
     def position(self, words: str, option: str) -> int:
-        """The position that a slot (``end``, ``NAME+1``), a number, or a token's text means.
-
-        A text may leave out a leading space. Raises BadRequest for none, or several (their positions are listed).
-        """
-        base = re.sub(r"[+-]\d+$", "", words)
-        if base in self.slots or base.isdecimal():
-            filler = (0,) * len(self.names)
-            return Pair(filler, filler, self.slots, ("", "")).position(words)
-        found = [i for i, name in enumerate(self.names) if name == words]
-        found = found or [i for i, name in enumerate(self.names) if name.strip() == words.strip()]
-        if len(found) > 1:
-            places = ", ".join(map(str, found))
-            raise BadRequest(f"{option} '{words}': expected one position, this token stands at {places}; name a number")
-        if not found:
-            some = ", ".join(f"{i} '{name}'" for i, name in enumerate(self.names[:LISTED]))
-            more = " …" if len(self.names) > LISTED else ""
-            raise BadRequest(
-                f"{option} '{words}': expected a slot ({', '.join(self.slots)}), a position or a token; got none of: "
-                f"{some}{more}"
-            )
-        return found[0]
+        """The position that a slot (``end``, ``NAME+1``), a number, or a token's text means; see `position_named`."""
+        return position_named(words, self.names, self.slots, option)
 
     def told(self, position: int) -> str:
         """``' Mary' (2)``."""
         return f"'{self.names[position]}' ({position})"
+
+
+def position_named(words: str, names: Sequence[str], slots: Mapping[str, int], option: str) -> int:
+    """The position that a slot (``end``, ``NAME+1``), a number, or the text of a token that stands there once means.
+
+    A text may leave out a leading space. Raises BadRequest for none, or several (their positions are listed).
+    """
+    base = re.sub(r"[+-]\d+$", "", words)
+    if base in slots or base.isdecimal():
+        filler = (0,) * len(names)
+        return Pair(filler, filler, slots, ("", "")).position(words)
+    found = [i for i, name in enumerate(names) if name == words]
+    found = found or [i for i, name in enumerate(names) if name.strip() == words.strip()]
+    if len(found) > 1:
+        places = ", ".join(map(str, found))
+        raise BadRequest(f"{option} '{words}': expected one position, this token stands at {places}; name a number")
+    if not found:
+        some = ", ".join(f"{i} '{name}'" for i, name in enumerate(names[:LISTED]))
+        more = " …" if len(names) > LISTED else ""
+        raise BadRequest(
+            f"{option} '{words}': expected a slot ({', '.join(slots)}), a position or a token; got none of: {some}"
+            f"{more}"
+        )
+    return found[0]
 
 
 def _typed(model: Model, pair: Pair) -> str:

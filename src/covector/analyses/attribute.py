@@ -8,14 +8,17 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from covector.errors import BadRequest
+from covector.analyses.attend_prompt import position_named
+from covector.analyses.attribute_picture import attribute_picture, check_by
 from covector.model.opened import Model
 from covector.propagation.constant import constant
 from covector.propagation.linearised import Functional, Linearised, Policies
 from covector.render import Column, Table
 from covector.run.decoder import Decoder
+from covector.run.inputs_file import position_names
+from covector.run.pairs import check_reading
 from covector.run.points import captured
-from covector.run.prompts import Pair
+from covector.run.prompts import Pair, side_of
 from covector.study.observable import Observable
 
 Row = tuple[str, str, float]
@@ -43,19 +46,23 @@ def attribute(
     ``head``: the same with each head split over the tokens that it attends to; ``token``: what each input token brings
     through all paths while patterns, scales and gates are held; ``lens``: the observable read from the stream after
     every sublayer, with the norm's own scale there.
+    `at`: where the output is read: a slot (``end``), a position, or the text of a token that stands there once.
     Accounting: frozen stand-ins at this prompt. Raises BadRequest for another `by`, NotOneToken, UnknownBasis, and
     AssertionError where more than 1e-9 is left: then a split is wrong, which is a defect of covector.
     """
-    if by not in SPLITS:
-        raise BadRequest(f"expected --by {', '.join(SPLITS)}, got '{by}'")
+    check_by(by)
     observable = Observable.parse(observable, model) if isinstance(observable, str) else observable
-    run = captured(Decoder(model.weights), np.array([prompt.clean]))
-    position = np.array([prompt.position(at)])
+    words = [_word(model, i) for i in prompt.clean]
+    if prompt.inputs is not None:
+        words = list(position_names(model, prompt.inputs[0]))
+    where = position_named(at, words, prompt.slots, "--at")
+    check_reading(model, observable.output, [prompt], at if at in prompt.slots else str(where))
+    run = captured(Decoder(model.weights, device=model.device), side_of([prompt], 0))
+    position = np.array([where])
     linear = Linearised(model.weights, (run,), Policies.all("frozen"))
     value = float(observable.of(run[f"out.{observable.output}"][0, position[0]]))
-    words = [_word(model, i) for i in prompt.clean]
     start = linear.start(observable.vector[None], observable.output, position)
-    rows = SPLITS[by](linear, start, words, observable, position)
+    rows = SPLITS[by](linear, start, words, observable, position, model.device)
     if by != "lens":
         held = constant(linear, observable.vector[None], observable.output, position, whole=by == "token")
         rows = closed([*rows, ("biases", LEFT[by], float(held[0]))], value)
@@ -126,10 +133,10 @@ def _by_token(linear: Linearised, G: Functional, words: Sequence[str], *_: objec
 
 
 def _lens(
-    linear: Linearised, _G: Functional, _words: Sequence[str], observable: Observable, at: np.ndarray
+    linear: Linearised, _G: Functional, _words: Sequence[str], observable: Observable, at: np.ndarray, device: str
 ) -> list[Row]:
     """The outputs read early: each state through the final norm and the output matrix."""
-    decoder = Decoder(linear.weights)
+    decoder = Decoder(linear.weights, device=device)
     found, stream = [], np.zeros_like(linear.runs[0]["resid_in"])
     last = linear.spec.n_layers
     for s in range(linear.end + 1):
@@ -137,7 +144,7 @@ def _lens(
         stream = linear.runs[0]["resid_in"] if s == 0 else _state(linear, s, stream)
         with torch.no_grad():
             run = decoder.run(resid_in=torch.from_numpy(stream), first=last, at=torch.from_numpy(at))
-        found.append((" + ".join(names), "", float(observable.of(run.outputs[observable.output][0, 0].numpy()))))
+        found.append((" + ".join(names), "", float(observable.of(run.outputs[observable.output][0, 0].cpu().numpy()))))
     return found
 
 
@@ -193,7 +200,13 @@ def _table(
             if by in ("head", "token")
             else []
         ),
-        Column("logits", values[order], "logits", 3, "its contribution" if kept else "the observable read here"),
+        Column(
+            observable.unit,
+            values[order],
+            observable.unit,
+            3,
+            "its contribution" if kept else "the observable read here",
+        ),
         *(
             [Column("share", values[order] / value if value else values[order] * np.nan, "", 3, "over the whole")]
             if kept
@@ -213,10 +226,11 @@ def _table(
         meta=model.meta | {"analysis": "attribute", "observable": str(observable), "by": by, "at": at, "value": value,
                            "policy": "frozen" if kept else "none", "kind": "accounting", "tokens": list(words),
                            "prompt": prompt.texts[0]},
-        title=f"{model.name} · {observable} · {prompt.texts[0]!r} at {at} · by {by} · {value:+.3f} logits",
+        title=f"{model.name} · {observable} · {prompt.texts[0]!r} at {at} · by {by} · {value:+.3f} {observable.unit}",
         says=says,
         not_says="It does not say what would happen without a part: later layers, scales and attention would change "
         "(covector "
         f"patch measures that){'; ' + observable.warning if observable.warning else ''}.",
         next=f'covector observe norms {model.words} {observable.typed}',
+        picture=attribute_picture,
     )  # fmt: skip

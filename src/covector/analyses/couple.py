@@ -130,7 +130,7 @@ def couple(
         says=_says(cosine, p_max, rho),
         not_says="It does not say how inputs are spread: a coefficient is the slope of a regression only for inputs "
         "even in all directions. Random read-outs are even in all directions, those of tokens are not.",
-        next=f'covector observe align {view.words} {one.typed} {names[int(order[0])]}',
+        next=f'covector observe align {view.words} {one.typed} {names[int(order[0])]}{view.framing}',
         picture=_picture,
         key=("head",),
     ).take(order)  # fmt: skip

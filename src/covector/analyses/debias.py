@@ -81,10 +81,10 @@ def debias(
     """
     if not pairs or not bias or not keep:
         raise BadRequest("expected prompts, and observables on both sides: --bias … --keep … --template … --fill …")
-    if not any(p.clean != p.corrupt for p in pairs):
+    if not any(p.differs for p in pairs):
         raise BadRequest("expected pairs of prompts that differ (female and male names), got equal ones")
     groups = [tuple(Observable.parse(o, model) if isinstance(o, str) else o for o in group) for group in (bias, keep)]
-    decoder = Decoder(model.weights)
+    decoder = Decoder(model.weights, device=model.device)
     train, test, told = _split(decoder, pairs, groups, token, at, held, seed)
     spots = [spot_of(place, model.spec)] if place else _inputs(model)
     shifts = list(_closed(model, decoder, train, spots, token, strength))
@@ -225,7 +225,7 @@ def _tried(
 
 def _length(split: Split, spot: Spot, positions: Sequence[np.ndarray]) -> float:
     """Mean length of the stream at a slot."""
-    found = [np.linalg.norm(p.base[spot.hook][np.arange(len(p.tokens)), np.tile(where, len(p.tokens) // len(where))],
+    found = [np.linalg.norm(p.base[spot.hook][np.arange(len(p.mask)), np.tile(where, len(p.mask) // len(where))],
                             axis=-1) for p, where in zip(split.prompts, positions, strict=True)]  # fmt: skip
     return float(np.concatenate(found).mean())
 
@@ -269,7 +269,7 @@ def _rows(
 
 def _measures(test: Split, shift: Shift, values: Float[np.ndarray, "two 2 n"]) -> Iterator[dict[str, Any]]:
     """Level and gap of both tasks, before and after."""
-    where = [np.tile(p.batch.at(shift.token), len(p.tokens) // len(p.batch.pairs)) for p in test.prompts]
+    where = [np.tile(p.batch.at(shift.token), len(p.mask) // len(p.batch.pairs)) for p in test.prompts]
     length = float(np.concatenate([np.linalg.norm(p.base[shift.spot.hook][np.arange(len(w)), w], axis=-1)
                                    for p, w in zip(test.prompts, where, strict=True)]).mean())  # fmt: skip
     sides, names = _sides(test), [c for p in test.prompts for c in p.clusters]
@@ -355,7 +355,7 @@ def _table(
         f"{_best(by)}",
         not_says="One vector for all names shifts levels; a gap changes only where the model is not linear. It says "
         f"nothing of other prompts or tasks{_not_held(told)}.",
-        next=f"covector steer {model.words} with --want for each observable",
+        next=f"covector observe paths {model.words} {groups[0][0].typed} with the same prompts",
         key=("vector", "measure"),
     )  # fmt: skip
 

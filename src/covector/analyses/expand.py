@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from covector.study.concept import direction, mean_of
 from covector.analyses.query import Query, basis_named
 from covector.analyses.search import VECTORS_PER_DIMENSION, Scored, score
 from covector.axes import Float, Int
@@ -26,6 +25,7 @@ from covector.linalg.chance.laws import Matched
 from covector.linalg.chance.quadratic import matched_tail
 from covector.model.bases import Basis, undertrained
 from covector.model.opened import Model
+from covector.study.concept import direction, mean_of
 
 SETTLED, DRIFTED = 0.9, 0.5
 # Directions and tokens that one step takes at the most.

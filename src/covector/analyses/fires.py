@@ -65,14 +65,14 @@ def activations(model: Model, probe: Probe, text: str, dtype: torch.dtype = torc
     The first position of each window is left out: it sees nothing but itself, and in trained models it is an outlier
     of every statistic. Values are exact to the precision of the run. Raises what `text_ids` raises.
     """
-    decoder, ids = Decoder(model.weights, dtype), text_ids(model, text)
-    rows = torch.from_numpy(np.ascontiguousarray(probe.rows.T)).to(dtype)
+    decoder, ids = Decoder(model.weights, dtype, model.device), text_ids(model, text)
+    rows = torch.from_numpy(np.ascontiguousarray(probe.rows.T)).to(decoder.device, dtype)
     found, places = [], []
     with torch.no_grad():
         for some in windows(model, ids):
             passed = passing(decoder, torch.from_numpy(some.tokens), probe.hook)
             passed = passed if probe.head is None else passed[:, :, probe.head]
-            found.append((passed[:, 1:] @ rows).reshape(-1, rows.shape[1]).numpy())
+            found.append((passed[:, 1:] @ rows).reshape(-1, rows.shape[1]).cpu().numpy())
             places.append((some.starts[:, None] + np.arange(1, some.tokens.shape[1])).ravel())
     return Activations(ids, np.concatenate(places), np.concatenate(found))
 

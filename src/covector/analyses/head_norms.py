@@ -77,7 +77,7 @@ def head_norms(
         says=f"{foremost} can move {observable} most per unit of attention; {int(np.sum(q < LEVEL))} of "
         f"{len(names)} heads read it more than directions at random, at a false-discovery rate of {LEVEL:.0%}.",
         not_says=_not_says(observable),
-        next=f'covector observe align {view.words} {observable.typed} {foremost}',
+        next=f'covector observe align {view.words} {observable.typed} {foremost}{view.framing}',
         picture=_picture,
         key=("head",),
     ).take(np.argsort(-own, kind="stable"))  # fmt: skip

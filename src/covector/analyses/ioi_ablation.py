@@ -45,7 +45,7 @@ def removed(model: Model, groups: Sequence[Group], head: str, side: str, *, draw
     rng = generator(seed, f"ioi ablation {head} {side}")
     some = rng.standard_normal((draws, len(rows))) @ rows
     some /= np.linalg.norm(some, axis=1, keepdims=True)
-    decoder = Decoder(model.weights)
+    decoder = Decoder(model.weights, device=model.device)
     changes = [_whole(model, head, side), *(_without(model, head, side, v) for v in (rows[dyad], *some))]
     effects = [_effect(decoder, groups, layer_of(head), change) for change in changes]
     random = np.array([e.mean() for e in effects[2:]])
@@ -94,7 +94,7 @@ def _effect(
         with decoder.edited(changes) as other, torch.no_grad():
             run = other.run(resid_in=torch.from_numpy(base[f"L{layer}.resid_pre"]), first=layer,
                             at=torch.from_numpy(at))  # fmt: skip
-        y, rows = run.logits[:, 0].numpy(), np.arange(len(at))
+        y, rows = run.logits[:, 0].cpu().numpy(), np.arange(len(at))
         io, s = ([getattr(t, name) for t in group.tasks] for name in ("io", "s"))
         found.append(group.measured[:, 0] - (y[rows, io] - y[rows, s]))
     return np.concatenate(found)

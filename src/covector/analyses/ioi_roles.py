@@ -59,7 +59,7 @@ class Shares:
 
 def groups_of(model: Model, tasks: Sequence[Task]) -> list[Group]:
     """Tasks run on the reference decoder, by length, secant stand-ins between clean and corrupt; float64."""
-    decoder, by_pair, found = Decoder(model.weights), {id(t.pair): t for t in tasks}, []
+    decoder, by_pair, found = Decoder(model.weights, device=model.device), {id(t.pair): t for t in tasks}, []
     output = model.spec.outputs[0]
     for batch in batches([t.pair for t in tasks]):
         some = tuple(by_pair[id(pair)] for pair in batch.pairs)

@@ -146,7 +146,7 @@ def _known(name: str) -> bool:
 
 def _runs(model: Model, pairs: Sequence[Pair]) -> list[tuple[Pair, Mapping[str, np.ndarray]]]:
     """Each prompt of each pair with its activations [position, …]."""
-    decoder, found = Decoder(model.weights), []
+    decoder, found = Decoder(model.weights, device=model.device), []
     for batch in batches(pairs):
         for tokens in (batch.clean, batch.corrupt):
             run = captured(decoder, tokens)

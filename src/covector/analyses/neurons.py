@@ -131,7 +131,7 @@ class _Measured:
         every = [found.neurons[i] for i in wanted]
         sets = [[n] for n in every] + [s for s in (every[:first], every[first:]) if s]
         effects, wholes, guesses = [], [], []
-        decoder = Decoder(model.weights)
+        decoder = Decoder(model.weights, device=model.device)
         for batch in batches(pairs):
             run = NeuronRun(decoder, observable, batch.clean, batch.corrupt, batch.at(at))
             new = run.source(source)

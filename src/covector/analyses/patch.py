@@ -1,14 +1,16 @@
 """What happens when activations of one prompt are put into the run of another: measured, beside the first-order guess.
 
-Source: theory page §1.7, §4.5; identities OP-27, OP-28.
+Source: theory page §1.7, §4.5; `docs/theory/observables.md`, equations 16–17; identities OP-27, OP-28.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
 
 from covector.analyses.head_grid import head_grid
+from covector.analyses.patch_words import check_guess, check_what
 from covector.axes import Float, Int
 from covector.errors import BadRequest
 from covector.linalg import chance
@@ -18,16 +20,22 @@ from covector.model.spec import ModelSpec
 from covector.propagation.linearised import Linearised, Policies
 from covector.render import Column, Grid, Table
 from covector.run.decoder import Decoder
-from covector.run.points import captured
+from covector.run.integrated import changed_patterns, integrated
+from covector.run.pairs import check_reading
+from covector.run.points import as_inputs, captured
 from covector.run.prompts import Batch, Pair, batches, canonical_slot, clusters_of
+from covector.run.runner import Runner
 from covector.run.sweep import Place, feeds, sweep
 from covector.study.observable import Observable
 from covector.study.path import parse_path
 
-WHATS = ("heads", "ov", "qk", "resid", "attn", "mlp", "q", "k", "v", "pattern")
-SOURCES = ("corrupt", "zero", "mean", "resample")
 ROLES = {"heads": "z", "ov": "z", "qk": "z", "resid": "resid_pre", "attn": "attn_out", "mlp": "mlp_out"}
 LEVEL = 0.05
+ABOUT = {
+    "first_order": "gradient at the clean run times the change (fit)",
+    "integrated": "gradient averaged along the line from clean to new, times the change (fit)",
+    "softmax": "changed attention, computed, times the gradient on it (fit)",
+}
 
 
 def patch(
@@ -40,6 +48,9 @@ def patch(
     at: str = "end",
     slots: Sequence[str] = (),
     route: Sequence[str] | None = None,
+    guess: str = "plain",
+    steps: int = 5,
+    runner: Runner | None = None,
     dtype: str = "float64",
     seed: int = 0,
 ) -> Table:
@@ -55,11 +66,16 @@ def patch(
     names under several templates count once), q over places;
     ``share`` of the whole clean − corrupt difference. ``first_order`` is the gradient at the clean run times the change
     (attribution patching) along the same route, not defined through receivers; ``fit``, since it saw both prompts.
-    Measured through the reference decoder, exactly.
+    `guess` adds a better one in a column of its own. ``integrated``: the gradient averaged over `steps` Gauss–Legendre
+    nodes of the straight line from the clean to the new activation of that place alone, equation 16; it tends to the
+    effect as steps grow, and meta's ``error`` is the largest distance that is left. ``softmax`` (q and k): attention
+    computed with the changed queries or keys, and first order behind it, equation 17.
+    Measured through the reference decoder, exactly; or through `runner`, which runs every prompt from its beginning for
+    every place (guesses are of the decoder all the same).
     Raises BadRequest for unknown words, no pairs, or a model without such places.
     """
-    if what not in WHATS or source not in SOURCES:
-        raise BadRequest(f"expected --what {', '.join(WHATS)} and --source {', '.join(SOURCES)}, got {what}, {source}")
+    check_what(what, source)
+    check_guess(guess, what, steps, through=bool(route))
     if not pairs:
         raise BadRequest("expected pairs of prompts, got none; give --template and --fill, or --prompts FILE")
     observable = Observable.parse(observable, model) if isinstance(observable, str) else observable
@@ -72,26 +88,57 @@ def patch(
         places = [p for p in places if p not in receivers and any(feeds(model.spec, p, r) for r in receivers)]
     if not places:
         raise BadRequest(f"--to {', '.join(route or ())}: expected receivers behind some {what}, nothing feeds them")
-    decoder = Decoder(model.weights, getattr(torch, dtype))
-    found, clean, corrupt, guessed = [], [], [], []
+    decoder = Decoder(model.weights, getattr(torch, dtype), model.device)
+    check_runner(runner, places)
+    check_reading(model, observable.output, pairs, at)
+    found, clean, corrupt, guessed, better = [], [], [], [], []
     # Means and donors are over all prompts of a length, so these may not depend on how many run at once.
     ordered: list[Pair] = []
     for batch in batches(pairs, 32 if source in ("corrupt", "zero") else len(pairs)):
         ordered += batch.pairs
         base, other = captured(decoder, batch.clean), captured(decoder, batch.corrupt)
+        seen = base if runner is None else captured(runner, batch.clean)
+        beside = other if runner is None else captured(runner, batch.corrupt)
         positions, rows = batch.at(at), np.arange(len(batch.pairs))
-        clean.append(observable.of(base[f"out.{observable.output}"][rows, positions].astype(np.float64)))
-        corrupt.append(observable.of(other[f"out.{observable.output}"][rows, positions].astype(np.float64)))
-        new = _source(source, base, other, seed)
-        new = {**new, **_halves(model.spec, base, new, what)} if what in ("ov", "qk") else new
+        clean.append(observable.of(seen[f"out.{observable.output}"][rows, positions].astype(np.float64)))
+        corrupt.append(observable.of(beside[f"out.{observable.output}"][rows, positions].astype(np.float64)))
+        new = _new(model.spec, what, source, base, other, seed)
+        put = new if runner is None else _new(model.spec, what, source, seen, beside, seed)
         masks = {slot: mask_of(batch, slot, named=not slots) for slot in by_slot}
-        values = dict(sweep(decoder, base, new, places, masks, observable, positions, route=receivers))
+        values = dict(sweep(runner or decoder, seen, put, places, masks, observable, positions, route=receivers,
+                            inputs=as_inputs(batch.clean)))  # fmt: skip
         found.append(np.stack([clean[-1] - values[place] for place in places]))
         guessed.append(first_order(model, observable, base, new, places, masks, positions, route=receivers))
-    effects, guess = np.concatenate(found, axis=1), np.concatenate(guessed, axis=1)
+        if guess == "integrated":
+            along = dict(integrated(decoder, base, new, places, masks, observable, positions, steps=steps,
+                                    direct=route is not None))  # fmt: skip
+            better.append(np.stack([along[place] for place in places]))
+        elif guess == "softmax":
+            better.append(exact_softmax(model, decoder, observable, base, new, places, masks, positions, receivers))
+    effects, slopes = np.concatenate(found, axis=1), np.concatenate(guessed, axis=1)
     whole = np.concatenate(clean) - np.concatenate(corrupt)
     told = "" if route is None else " straight to the output" if not route else f" through {', '.join(route)} alone"
-    return _table(model, observable, places, effects, guess, whole, what + told, source, at, seed, clusters_of(ordered))
+    guesses = {"first_order": slopes, **({guess: np.concatenate(better, axis=1)} if better else {})}
+    table = _table(
+        model, observable, places, effects, guesses, whole, what + told, source, at, seed, clusters_of(ordered), steps
+    )
+    return table if runner is None else measured_by(table, runner)
+
+
+def measured_by(table: Table, runner: Runner) -> Table:
+    """The table with another runner than the decoder named in its title and meta."""
+    by = {"class": type(runner).__name__, "dtype": str(runner.dtype).removeprefix("torch.")}
+    return dataclasses.replace(table, meta={**table.meta, "runner": by}, title=f"{table.title} · through transformers")
+
+
+def check_runner(runner: Runner | None, places: Sequence[Place]) -> None:
+    """Raise BadRequest for places that a runner only shows."""
+    fixed = [] if runner is None else [place.hook for place in places if place.hook not in runner.changeable]
+    if fixed:
+        raise BadRequest(
+            f"--runner transformers: expected a place that its modules let be replaced, {fixed[0]} is only shown; "
+            "use --runner decoder"
+        )
 
 
 def every_slot(pairs: Sequence[Pair]) -> tuple[str, ...]:
@@ -148,6 +195,14 @@ def _halves(
     return found
 
 
+def _new(
+    spec: ModelSpec, what: str, source: str, base: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray], seed: int
+) -> Mapping[str, np.ndarray]:
+    """What is put in."""
+    new = _source(source, base, other, seed)
+    return {**new, **_halves(spec, base, new, what)} if what in ("ov", "qk") else new
+
+
 def _source(
     source: str, base: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray], seed: int
 ) -> Mapping[str, np.ndarray]:
@@ -202,6 +257,35 @@ def first_order(
     return np.stack([_change(gradients, base, new, p, masks) for p in places])
 
 
+def exact_softmax(
+    model: Model,
+    decoder: Decoder,
+    observable: Observable,
+    base: Mapping[str, np.ndarray],
+    new: Mapping[str, np.ndarray],
+    places: Sequence[Place],
+    masks: Mapping[str, Float[np.ndarray, "batch position"]],
+    at: np.ndarray,
+    route: Sequence[Place] | None = None,
+) -> Float[np.ndarray, "place batch"]:
+    """Clean − patched for places of role q or k: gradient on the pattern times its change, which is exact (eq. 17)."""
+    found = np.zeros((len(places), len(at)))
+    for slot in dict.fromkeys(place.slot for place in places):
+        rows = [i for i, place in enumerate(places) if place.slot == slot]
+        patterns = changed_patterns(decoder, base, new, places[rows[0]].role, masks[slot] if slot else None)
+        moved = [(i, Place(places[i].layer, "pattern", h)) for i in rows for h in _readers(model.spec, places[i])]
+        parts = first_order(model, observable, base, patterns, [p for _, p in moved], {}, at, route=route)
+        np.add.at(found, [i for i, _ in moved], parts)
+    return found
+
+
+def _readers(spec: ModelSpec, place: Place) -> list[int]:
+    """The query heads whose attention a query or key head moves."""
+    attn = spec.blocks[place.layer].attn
+    assert attn is not None
+    return [h for h in range(attn.n_heads) if (attn.kv_of(h) if place.role == "k" else h) == place.head]
+
+
 def _by_group(x: np.ndarray, group: Sequence[int]) -> np.ndarray:
     out = np.zeros((*x.shape[:2], max(group) + 1, x.shape[3]))
     for head, kv in enumerate(group):
@@ -232,13 +316,14 @@ def _table(
     observable: Observable,
     places: Sequence[Place],
     effects: Float[np.ndarray, "place n"],
-    guess: Float[np.ndarray, "place n"],
+    guesses: Mapping[str, Float[np.ndarray, "place n"]],
     whole: Float[np.ndarray, " n"],
     what: str,
     source: str,
     at: str,
     seed: int,
     clusters: Int[np.ndarray, " n"],
+    steps: int,
 ) -> Table:
     mean, pairs, groups = effects.mean(axis=1), effects.shape[1], len(np.unique(clusters))
     error = half_width(effects, clusters)
@@ -249,24 +334,30 @@ def _table(
     q = chance.bh(p)
     columns = [
         Column("place", names, about="what was replaced; @ at which positions"),
-        Column("effect", mean, "logits", 3, "clean − patched, mean over pairs"),
-        Column("low", mean - error, "logits", 3, "lower end of a 95 % interval over names"),
-        Column("high", mean + error, "logits", 3, "upper end"),
+        Column("effect", mean, observable.unit, 3, "clean − patched, mean over pairs"),
+        Column("low", mean - error, observable.unit, 3, "lower end of a 95 % interval over names"),
+        Column("high", mean + error, observable.unit, 3, "upper end"),
         Column("share", mean / total if total else np.full(len(mean), np.nan), "", 3, "effect over clean − corrupt"),
-        Column("first_order", guess.mean(axis=1), "logits", 3, "gradient at the clean run times the change (fit)"),
+        *[Column(name, values.mean(axis=1), observable.unit, 3, ABOUT[name]) for name, values in guesses.items()],
         Column("p", p, about="sign flips over names: the effect has no sign"),
         Column("q", q, about="Benjamini–Hochberg over places"),
     ]
-    slope, r2 = line(guess.mean(axis=1), mean)
+    told, best_guess = list(guesses.items())[-1]
+    slope, r2 = line(best_guess.mean(axis=1), mean)
+    fit: dict[str, object] = {"guess": told, "slope": slope, "r2": r2}
+    named = told.replace("_", " ")
+    if told == "integrated":
+        fit |= {"steps": steps, "error": float(np.abs(best_guess - effects).max())}
+        named = f"integrated, {steps} steps, error at most {fit['error']:.2g}"
     best = int(order[0])
     return Table(
         columns=columns,
         meta=model.meta | {"analysis": "patch", "observable": str(observable), "what": what, "source": source, "at": at,
                            "pairs": pairs, "seed": seed, "kind": "measurement; first_order: fit", "total": total,
-                           "first_order": {"slope": slope, "r2": r2}, "names": groups, "null": "sign flips over names"},
+                           "first_order": fit, "names": groups, "null": "sign flips over names"},
         title=f"{model.name} · {observable} · {what} from {source} · {pairs} pairs of {groups} names · "
-        f"clean − corrupt {total:.3f} · first order: slope {slope:.2f}, r² {r2:.2f}",
-        says=f"Replacing {names[best]} moves {observable} most, by {mean[best]:+.3f} of {total:.3f} logits; "
+        f"clean − corrupt {total:.3f} · {named}: slope {slope:.2f}, r² {r2:.2f}",
+        says=f"Replacing {names[best]} moves {observable} most, by {mean[best]:+.3f} of {total:.3f} {observable.unit}; "
         f"{int(np.sum(q < LEVEL))} of {len(names)} places have an effect beyond sign flips at a false-discovery rate "
         f"of "
         f"{LEVEL:.0%}.",
@@ -274,7 +365,7 @@ def _table(
         "prompts "
         f"unlike these{_few(groups)}{'; ' + observable.warning if observable.warning else ''}.",
         next=f"covector observe shares {model.words} {observable.typed} with the same prompts",
-        picture=_picture(places, mean),
+        picture=_picture(places, mean, observable.unit),
         key=("place",),
     ).take(order)  # fmt: skip
 
@@ -305,16 +396,16 @@ def line(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> tuple[float,
     return float(x @ y / (x @ x)), float(np.corrcoef(x, y)[0, 1] ** 2)
 
 
-def _picture(places: Sequence[Place], mean: Float[np.ndarray, " place"]) -> Callable[[Table], Grid] | None:
+def _picture(places: Sequence[Place], mean: Float[np.ndarray, " place"], unit: str) -> Callable[[Table], Grid] | None:
     """Layers × heads, or layers × slots; None where both vary."""
     if places[0].head is not None and places[0].slot is None:
         names = [f"L{p.layer}H{p.head}" for p in places]
-        return lambda _: head_grid(names, mean, value_name="clean − patched", unit="logits")
+        return lambda _: head_grid(names, mean, value_name="clean − patched", unit=unit)
     if places[0].head is not None:
         return None
     layers, slots = sorted({p.layer for p in places}), list(dict.fromkeys(p.slot or "all" for p in places))
     cells = np.full((len(layers), len(slots)), np.nan)
     for place, value in zip(places, mean, strict=True):
         cells[layers.index(place.layer), slots.index(place.slot or "all")] = value
-    return lambda _: Grid(cells, [f"L{i}" for i in layers], slots, value_name="clean − patched", unit="logits",
+    return lambda _: Grid(cells, [f"L{i}" for i in layers], slots, value_name="clean − patched", unit=unit,
                               row_name="layer", column_name="position")  # fmt: skip

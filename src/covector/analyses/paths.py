@@ -62,7 +62,7 @@ def paths(
     parts = sorted(found.parts, key=lambda part: (-abs(part.share), str(part.path)))
     parts = [part for part in parts if given or abs(part.share) >= least * abs(total) / 10]
     return Table(
-        columns=_columns(parts, total, clusters_of(ordered)),
+        columns=_columns(parts, total, clusters_of(ordered), observable.unit),
         meta=model.meta | {"analysis": "paths", "observable": str(observable), "policy": "secant", "kind": "accounting",
                            "pairs": len(pairs), "at": at, "total": total, "expanded": found.expanded,
                            **_sums(found), "prompts": [list(pair.texts) for pair in pairs[:20]]},
@@ -110,16 +110,16 @@ def _measured(worlds: Sequence[World], given: Sequence[str], model: Model) -> Fo
     return Found(share_of(worlds, Path(())), tuple(parts.values()), ends, 0)
 
 
-def _columns(parts: Sequence[Part], total: float, clusters: Int[np.ndarray, " n"]) -> list[Column]:
+def _columns(parts: Sequence[Part], total: float, clusters: Int[np.ndarray, " n"], unit: str) -> list[Column]:
     share = np.array([part.share for part in parts])
     error = np.array([float(half_width(part.shares, clusters)) for part in parts])
     agree = np.array([np.mean(np.sign(part.shares) == np.sign(part.share)) for part in parts])
     return [
         Column("path", [str(part.path) for part in parts], about="earliest component first; @ where it reads"),
-        Column("share", share, "logits", 3, "mean of what goes through this path and all that feed it"),
+        Column("share", share, unit, 3, "mean of what goes through this path and all that feed it"),
         Column("of_total", share / total, "", 3, "share over the mean difference"),
-        Column("low", share - error, "logits", 3, "lower end of a 95 % interval over names"),
-        Column("high", share + error, "logits", 3, "upper end"),
+        Column("low", share - error, unit, 3, "lower end of a 95 % interval over names"),
+        Column("high", share + error, unit, 3, "upper end"),
         Column("agree", agree, "", 2, "pairs in which the share has this sign"),
         Column("steps", np.array([len(part.path.steps) for part in parts]), about="components on it"),
         Column("complete", [("yes" if part.complete else "") for part in parts], about="begins at the embeddings"),

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from covector.analyses.head_norms import head_norms
-from covector.analyses.patch import first_order, places_of
+from covector.analyses.patch import first_order, measured_by, places_of
 from covector.analyses.shares import shares
 from covector.axes import Float
 from covector.errors import BadRequest
@@ -24,8 +24,9 @@ from covector.propagation.linearised import Linearised, Policies
 from covector.render import Column, Grid, Table
 from covector.run.decoder import Decoder
 from covector.run.pairs import worlds_of
-from covector.run.points import captured
+from covector.run.points import as_inputs, captured
 from covector.run.prompts import Pair, batches
+from covector.run.runner import Runner
 from covector.run.sweep import sweep
 from covector.study.observable import Observable
 
@@ -94,6 +95,7 @@ def predict_heads(
     *,
     at: str = "end",
     held: str = "",
+    runner: Runner | None = None,
 ) -> Table:
     """One row per head: the effect of patching it on held-out pairs (clean − patched), beside four guesses of it.
 
@@ -102,13 +104,14 @@ def predict_heads(
     weights alone, without 1/σ. ``fit``: the gradient at the test pair's clean run. ``accounting``: the secant share of
     everything through the head on the test pair. ``mean`` in meta: the mean training share, blind to the test prompt.
     ``why``: heads with a norm among the largest quarter and an effect below 2 % of the difference, explained by their
-    exact OV and QK shares. Measured with the reference decoder. Raises BadRequest, BadSite, NotOneToken, UnknownBasis.
+    exact OV and QK shares. Measured with the reference decoder, or with `runner`.
+    Raises BadRequest, BadSite, NotOneToken, UnknownBasis.
     """
     if not train or not test:
         raise BadRequest(f"expected pairs for training and testing, got {len(train)} and {len(test)}")
     observable = Observable.parse(observable, model) if isinstance(observable, str) else observable
     learned, mean = _learned(model, observable, train, at)
-    tested = _Tested(model, observable, at)
+    tested = _Tested(model, observable, at, runner)
     for batch in batches(test):
         tested.add(batch.pairs, learned)
     measured = tested.joined("effect")
@@ -119,7 +122,8 @@ def predict_heads(
         Beside("fit", "fit", tested.joined("fit"), measured),
         Beside("accounting", "accounting", tested.joined("accounting"), measured),
     ]
-    return _table(model, observable, every, tested, train, test, at, held)
+    table = _table(model, observable, every, tested, train, test, at, held)
+    return table if runner is None else measured_by(table, runner)
 
 
 # A functional on z by head (in model order) for each slot name.
@@ -170,9 +174,9 @@ def _learned(
 class _Tested:
     """The test pairs run, patched and read, batch by batch: [head, pair] arrays by name."""
 
-    def __init__(self, model: Model, observable: Observable, at: str) -> None:
-        self.model, self.observable, self.at = model, observable, at
-        self.decoder = Decoder(model.weights)
+    def __init__(self, model: Model, observable: Observable, at: str, runner: Runner | None) -> None:
+        self.model, self.observable, self.at, self.runner = model, observable, at, runner
+        self.decoder = Decoder(model.weights, device=model.device)
         self.places = places_of(model.spec, "heads")
         self.found: dict[str, list[np.ndarray]] = {}
         self.pairs: list[Pair] = []
@@ -188,9 +192,13 @@ class _Tested:
         (batch,) = batches(pairs)
         model, observable = self.model, self.observable
         base, other = captured(self.decoder, batch.clean), captured(self.decoder, batch.corrupt)
+        seen, beside = base, other
+        if self.runner is not None:
+            seen, beside = captured(self.runner, batch.clean), captured(self.runner, batch.corrupt)
         at, rows = batch.at(self.at), np.arange(len(pairs))
-        clean, corrupt = (observable.of(r[f"out.{observable.output}"][rows, at]) for r in (base, other))
-        measured = dict(sweep(self.decoder, base, other, self.places, {}, observable, at))
+        clean, corrupt = (observable.of(r[f"out.{observable.output}"][rows, at]) for r in (seen, beside))
+        measured = dict(sweep(self.runner or self.decoder, seen, beside, self.places, {}, observable, at,
+                              inputs=as_inputs(batch.clean)))  # fmt: skip
         linear = Linearised(model.weights, (base, other), Policies.all("secant"))
         changes = change_of_heads(linear)
         through = on_heads(linear, linear.start(observable.vector[None], observable.output, at))

@@ -51,7 +51,7 @@ def read_rows(
     """What the path's first step reads (before its norm) in both prompts, and the observable; pairs as they ran."""
     step = path.steps[0]
     hook = "resid_in" if step.kind == "embed" else f"L{step.layer}.{step.sublayer}_in"
-    decoder, rows, values, order = Decoder(model.weights), [], [], list[Pair]()
+    decoder, rows, values, order = Decoder(model.weights, device=model.device), [], [], list[Pair]()
     for batch in batches(pairs):
         own, place, each = batch.at(step.slot or at), batch.at(at), np.arange(len(batch.pairs))
         runs = [captured(decoder, tokens) for tokens in (batch.clean, batch.corrupt)]

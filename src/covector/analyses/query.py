@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from covector.study.concept import concept, direction
 from covector.axes import Float
 from covector.errors import BadRequest, UnknownBasis
 from covector.io.atlas import Atlas
 from covector.linalg.norms import without_mean
 from covector.model.bases import Basis
 from covector.model.opened import Model
+from covector.study.concept import concept, direction
 from covector.study.expression import Expression
 
 # A query with less than this beside the constant direction is that direction, and rounding.

@@ -268,7 +268,7 @@ def _mean_feature(
 def _ends(
     model: Model, mlp: TaskMLP, pairs: Sequence[Pair], at: str
 ) -> tuple[list[Pair], Float[np.ndarray, "n 2 d_model"]]:
-    decoder, order, found = Decoder(model.weights), list[Pair](), []
+    decoder, order, found = Decoder(model.weights, device=model.device), list[Pair](), []
     for batch in batches(pairs):
         places, rows = batch.at(at), np.arange(len(batch.pairs))
         runs = [captured(decoder, tokens)[mlp.c.hook("mlp_normed")] for tokens in (batch.clean, batch.corrupt)]

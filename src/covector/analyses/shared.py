@@ -271,5 +271,5 @@ def _says(found: Compared, heads: str, rho: float) -> str:
 
 def _next(view: Model, tasks: tuple[Observable, Observable], firsts: list[str]) -> str:
     if not firsts:
-        return f"covector observe couple {view.words} {tasks[0].typed} {tasks[1].typed}"
-    return f"covector observe align {view.words} {tasks[0].typed} {firsts[0].split('>')[0]}"
+        return f"covector observe couple {view.words} {tasks[0].typed} {tasks[1].typed}{view.framing}"
+    return f"covector observe align {view.words} {tasks[0].typed} {firsts[0].split('>')[0]}{view.framing}"

@@ -88,15 +88,15 @@ def _table(
     gross = float(np.abs(direct).sum())
     columns = [
         Column("component", names, about="what writes to the output"),
-        Column("direct", direct, "logits", 3, "share of the difference, written directly"),
-        Column("low", direct - error, "logits", 3, "lower end of a 95 % interval over names"),
-        Column("high", direct + error, "logits", 3, "upper end"),
+        Column("direct", direct, observable.unit, 3, "share of the difference, written directly"),
+        Column("low", direct - error, observable.unit, 3, "lower end of a 95 % interval over names"),
+        Column("high", direct + error, observable.unit, 3, "upper end"),
         Column("of_total", direct / total if total else direct * np.nan, "", 3, "direct over the difference"),
-        Column("ov", ov, "logits", 3, "through its values: other content fetched with the mean pattern"),
-        Column("qk", q + k, "logits", 3, "through its pattern: the mean content fetched from elsewhere"),
-        Column("q", q, "logits", 3, "the part of qk by changed queries"),
-        Column("k", k, "logits", 3, "the part of qk by changed keys"),
-        Column("through", through, "logits", 3, "all paths through its output; does not add up"),
+        Column("ov", ov, observable.unit, 3, "through its values: other content fetched with the mean pattern"),
+        Column("qk", q + k, observable.unit, 3, "through its pattern: the mean content fetched from elsewhere"),
+        Column("q", q, observable.unit, 3, "the part of qk by changed queries"),
+        Column("k", k, observable.unit, 3, "the part of qk by changed keys"),
+        Column("through", through, observable.unit, 3, "all paths through its output; does not add up"),
     ]
     first = int(order[0])
     return Table(
@@ -105,22 +105,24 @@ def _table(
                            "ov": ov_sum, "qk": qk_sum, "gross": gross, "policy": "secant", "kind": "accounting"},
         title=f"{model.name} · {observable} · {n} pairs · clean − corrupt {total:.3f} = Σ direct {direct.sum():.3f} "
         f"(gross {gross:.3f}) · heads: OV {ov_sum:.3f}, QK {qk_sum:.3f}",
-        says=f"{names[first]} brings most, {direct[first]:+.3f} of {total:.3f} logits; of what heads write directly, "
-        f"{ov_sum:+.3f} is other content (OV) and {qk_sum:+.3f} other attention (QK).",
+        says=f"{names[first]} brings most, {direct[first]:+.3f} of {total:.3f} {observable.unit}; of what heads write "
+        f"directly, {ov_sum:+.3f} is other content (OV) and {qk_sum:+.3f} other attention (QK).",
         not_says="Shares account for these pairs: they are not what patching a component does (covector patch), and "
         "a head "
         f"whose attention changes may do so because of earlier heads (observe paths){_warned(observable)}.",
         next=f"covector observe paths {model.words} {observable.typed} with the same prompts",
-        picture=lambda _: _content_and_attention(names, ov, q + k),
+        picture=lambda _: _content_and_attention(names, ov, q + k, observable.unit),
         key=("component",),
     ).take(order)  # fmt: skip
 
 
-def _content_and_attention(names: list[str], ov: Float[np.ndarray, " n"], qk: Float[np.ndarray, " n"]) -> Scatter:
+def _content_and_attention(
+    names: list[str], ov: Float[np.ndarray, " n"], qk: Float[np.ndarray, " n"], unit: str
+) -> Scatter:
     """Heads by what they bring through other content and through other attention."""
     heads = np.flatnonzero(np.isfinite(ov))
     labels = [names[i] for i in heads]
-    return Scatter(ov[heads], qk[heads], "other content (OV)", "other attention (QK)", "logits", "logits", labels)
+    return Scatter(ov[heads], qk[heads], "other content (OV)", "other attention (QK)", unit, unit, labels)
 
 
 def _warned(observable: Observable) -> str:

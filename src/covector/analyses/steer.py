@@ -239,8 +239,8 @@ def _meta(setup: Setup, miss: dict[str, Any], draws: int, seed: int) -> dict[str
         "path_fraction": _finite(through / setup.slopes[0] if setup.slopes[0] else np.nan),
         "saturation": [{"constant": _finite(c), "reach": _finite(r)} for c, r in bounds],
         "off_by_20_percent": {k: {n: _finite(m[n]) for n in ("logits", "stream")} for k, m in miss.items()},
-        "train_prompts": sum(len(p.tokens) for p in setup.train),
-        "held_prompts": sum(len(p.tokens) for p in setup.held),
+        "train_prompts": sum(len(p.mask) for p in setup.train),
+        "held_prompts": sum(len(p.mask) for p in setup.held),
         "kind": "prediction" if setup.disjoint else "fit", "draws": draws, "seed": seed, "shrinkage": setup.shrink,
         "null": "random vectors of equal length, isotropic and with the stream's covariance",
     }  # fmt: skip
@@ -267,7 +267,7 @@ def _words(
     names = len(set(setup.clusters))
     title = (
         f"{model.name} · {setup.vector.about} · {setup.where} · "
-        f"{sum(len(p.tokens) for p in setup.held)} {'held-out ' if setup.disjoint else ''}prompts, {names} names"
+        f"{sum(len(p.mask) for p in setup.held)} {'held-out ' if setup.disjoint else ''}prompts, {names} names"
     )
     off = " and ".join(_off(word, m) for word, m in miss.items())
     says = (
@@ -281,7 +281,7 @@ def _words(
     )
     kind = "" if setup.disjoint else "; prediction and measurement used the same prompts (one name): a fit"
     not_says = f"It says nothing of other tokens, templates or larger doses{bound}{kind}{_warned(o)}."
-    return title, says, not_says, "the same with --split: what reads the vector first, both signs"
+    return title, says, not_says, f"covector steer {model.words} {o.typed} with the same vector and prompts --split"
 
 
 def _off(word: str, m: Mapping[str, Any]) -> str:

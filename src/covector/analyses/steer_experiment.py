@@ -26,6 +26,7 @@ from covector.model.opened import Model
 from covector.propagation.entry import Spot
 from covector.run.along import along
 from covector.run.decoder import Decoder
+from covector.run.pairs import check_reading
 from covector.run.prompts import Pair
 from covector.run.steered import Arm, steered
 from covector.study.feature import Feature
@@ -106,9 +107,11 @@ def set_up(
     _check(asked, pairs, feature, path, wants, unit, whiten, text)
     if path is not None and feature is None:
         feature = feature_of(model, asked[0], path)
+    for o in asked:
+        check_reading(model, o.output, pairs, at, "--read")
     spot = spot_for(model, place, feature)
     training, testing = halves(pairs, held, seed)
-    decoder = Decoder(model.weights)
+    decoder = Decoder(model.weights, device=model.device)
     if token == "auto":
         if feature is None or not feature.path:
             raise BadRequest("--token auto: expected --path or a feature of a path, whose head says it; name the token")

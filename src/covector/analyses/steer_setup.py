@@ -18,7 +18,7 @@ from covector.propagation.linearised import Linearised, Policies
 from covector.propagation.search import World, component, functional, through
 from covector.run.decoder import Decoder
 from covector.run.points import captured
-from covector.run.prompts import Batch, Pair, batches, start_ids
+from covector.run.prompts import Batch, Pair, batches, both_sides, start_ids
 from covector.study.feature import Feature
 from covector.study.observable import Observable
 from covector.study.path import Path, parse_path
@@ -36,7 +36,7 @@ class Prompts:
 
     batch: Batch
     base: Mapping[str, np.ndarray]
-    tokens: Int[np.ndarray, "n position"]
+    tokens: Int[np.ndarray, "n position"] | Mapping[str, np.ndarray]
     mask: Float[np.ndarray, "n position"]
     at: Int[np.ndarray, " n"]
     sides: Int[np.ndarray, " n"]
@@ -55,11 +55,11 @@ def prompts_of(decoder: Decoder, pairs: Sequence[Pair], token: str, at: str) -> 
     """Both sides of all pairs, run once without steering; pairs of one length together."""
     found = []
     for batch in batches(pairs):
-        compared = any(p.clean != p.corrupt for p in batch.pairs)
-        tokens = np.concatenate([batch.clean, batch.corrupt]) if compared else batch.clean
+        compared = any(p.differs for p in batch.pairs)
+        tokens = both_sides(batch.pairs) if compared else batch.clean
         n, times = len(batch.pairs), 2 if compared else 1
-        mask = np.zeros(tokens.shape)
-        mask[np.arange(len(tokens)), np.tile(batch.at(token), times)] = 1
+        mask = np.zeros((times * n, len(batch.pairs[0])))
+        mask[np.arange(times * n), np.tile(batch.at(token), times)] = 1
         sides = np.repeat([1, -1], n) if compared else np.zeros(n, dtype=np.int64)
         clusters = tuple(cluster(p) for p in batch.pairs) * times
         found.append(Prompts(batch, _wide(captured(decoder, tokens)), tokens, mask, np.tile(batch.at(at), times), sides,
@@ -125,7 +125,7 @@ def path_slope(
     policies = Policies("exact", "exact", "frozen", "exact")
     for p in some:
         linear = Linearised(model.weights, (p.base,), policies)
-        names = [["*"] * p.tokens.shape[1]] * len(p.tokens)
+        names = [["*"] * p.mask.shape[1]] * len(p.mask)
         world = World(linear, linear.start(observable.vector[None], observable.output, p.at), names)
         found.append(np.sum(functional(world, path) * p.mask[..., None], axis=1) @ vector)
     return float(np.concatenate(found).mean())
@@ -147,7 +147,7 @@ def token_of(
         runs = [_wide(captured(decoder, tokens)) for tokens in (batch.clean, batch.corrupt)]
         where = batch.at(at)
         parts = [_by_source(model, run, observable, path, where) for run in runs]
-        change = parts[0] - parts[1] if np.any(batch.clean != batch.corrupt) else parts[0]
+        change = parts[0] - parts[1] if any(p.differs for p in batch.pairs) else parts[0]
         for i, pair in enumerate(batch.pairs):
             for t in range(len(start_ids(model, bos)), len(pair)):
                 if t != where[i]:

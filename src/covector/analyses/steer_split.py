@@ -4,6 +4,8 @@ Secant accounting between the steered and the unsteered run of the same prompt. 
 `docs/theory/steering.md`, equation 6.
 """
 
+import shlex
+
 import numpy as np
 
 from covector.analyses.steer_experiment import Setup
@@ -83,6 +85,8 @@ def _table(setup: Setup, names: list[str], plus: np.ndarray, minus: np.ndarray, 
         Column("high", np.array([b[2] for b in both]), "logits", 3, "upper end"),
     ]
     o, model, i = setup.observables[0], setup.model, int(np.argmax(np.abs(off[:-1])))
+    first = setup.held[0].batch.pairs[0]
+    prompt = first.texts[0] if first.inputs is None else ""
     size = abs(dose) * float(np.linalg.norm(setup.vector.unit)) / setup.stream
     return Table(
         columns=columns,
@@ -95,6 +99,7 @@ def _table(setup: Setup, names: list[str], plus: np.ndarray, minus: np.ndarray, 
         f"most enters by {names[i]} ({off[i]:+.3f}).",
         not_says="Shares are one exact way of dividing an effect between two runs; where the vector enters first does "
         "not say what later components do with it, and removing a part is another experiment.",
-        next=f'covector attribute {model.words} "{o}" --prompt …',
+        next=f"covector attribute {model.words} {o.typed} --prompt {shlex.quote(prompt)}" if prompt
+        else f"covector observe norms {model.words} {o.typed}",
         key=("part",),
     )  # fmt: skip

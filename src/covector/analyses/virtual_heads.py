@@ -230,6 +230,6 @@ def _says(observable: Observable, paths: list[str], found: BestPaths, m: _Measur
 def _next(view: Model, observable: Observable, found: BestPaths, names: list[str], length: int) -> str:
     if not found.proven:
         more = f"--length {length} --top {max(len(found.paths), 1)} --budget {4 * found.expanded}"
-        return f"covector observe virtual {view.words} {observable.typed} {more}"
+        return f"covector observe virtual {view.words} {observable.typed} {more}{view.framing}"
     head = names[found.paths[0][-1]] if found.paths else names[0]
-    return f"covector observe align {view.words} {observable.typed} {head}"
+    return f"covector observe align {view.words} {observable.typed} {head}{view.framing}"

@@ -68,5 +68,5 @@ def family_of(model_type: str, where: str) -> Family:
     known = sorted(t for f in families().values() for t in f.model_types)
     raise UnsupportedFamily(
         f"{where}: expected a supported model_type, got '{model_type}'; supported: {', '.join(known)}. "
-        "A home-made transformer opens with a layout.toml beside its weights"
+        "A home-made transformer opens with a layout.toml beside its weights or --layout FILE; see docs/layouts.md"
     )

@@ -22,7 +22,7 @@ def atlas(
     rank: Annotated[int | None, typer.Option("--rank", help="Dyads kept per site, largest gain first (all).")] = None,
     k: Annotated[int, typer.Option("-k", help="Tokens kept per pole.")] = 10,
     kinds: Annotated[
-        str, typer.Option("--kinds", help="Which of ov,qk,mlp,embed, separated by commas.")
+        str, typer.Option("--kinds", "--kind", help="Which of ov,qk,mlp,embed, separated by commas.")
     ] = "ov,qk,mlp,embed",
     memory: Annotated[
         str | None, typer.Option("--memory", help="Bound on memory, such as 4GiB; refused early if too little.")

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from covector.cli.observe import Centred, Output, observable_of, pairs_of
+from covector.cli.observe import Centred, Output, check_prompts, continued, observable_of, pairs_of
 from covector.cli.options import (
     Bos,
     Fill,
@@ -16,6 +16,7 @@ from covector.cli.options import (
     Out,
     Prompts,
     Quiet,
+    RunDevice,
     Seed,
     Strict,
     Template,
@@ -51,17 +52,19 @@ def debias(
     seed: Seed = 0,
     json: Json = False,
     out: Out = None,
+    device: RunDevice = "cpu",
     strict: Strict = False,
     quiet: Quiet = False,
 ) -> None:
     """Level and gap of a bias and of a task to keep, before and after one vector; held-out names, templates, tasks."""
+    check_prompts(template, fill, prompts)
     from covector.analyses.debias import debias as measure
     from covector.analyses.steer_export import export_table
     from covector.cli.opening import opened as open_model
     from covector.cli.output import emit, write
 
     start = time.perf_counter()
-    opened = open_model(model, layout, strict=strict)
+    opened = open_model(model, layout, strict=strict, device=device)
     sides = [[observable_of(task, opened, output, centred) for task in tasks] for tasks in (bias, keep)]
     pairs = pairs_of(opened, template, fill, prompts, bos)
     options: dict[str, Any] = {
@@ -73,6 +76,7 @@ def debias(
         "heads": heads,
     }
     table = measure(opened, sides[0], sides[1], pairs, draws=draws, seed=seed, **options)
+    table = continued(table, template, fill, prompts)
     write(table, out=out, plot=None)
     if gguf is not None:
         typer.echo(f"written: {export_table(opened, table, gguf)}", err=True)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from covector.cli.options import FrameName, Json, Layout, Out, Plot, Quiet, Seed
+from covector.cli.options import FrameName, Json, Layout, Out, Plot, Quiet, RunDevice, Seed
 
 
 def fires(
@@ -32,16 +32,19 @@ def fires(
     json: Json = False,
     out: Out = None,
     plot: Plot = None,
+    device: RunDevice = "cpu",
     quiet: Quiet = False,
 ) -> None:
     """The passages of a text that drive a direction most, at both poles, beside random directions of the same space."""
     from covector.atlases import fired, vector_in
+    from covector.cli.opening import check_device
     from covector.cli.output import emit
     from covector.errors import BadRequest
     from covector.io.atomic import written
     from covector.render.passages import passages_page
 
     start = time.perf_counter()
+    check_device(device)
     if most < 1:
         raise BadRequest(f"--characters: expected at least 1, got {most}")
     if page is not None and page.suffix != ".html":
@@ -53,7 +56,17 @@ def fires(
         raise BadRequest(f"--text: expected a UTF-8 text file at '{text}', got: {error}; check the path") from error
     given = None if vector is None else vector_in(vector)
     table = fired(
-        model, place, words, layout=layout, frame=frame, side=side, vector=given, top=top, draws=draws, seed=seed
+        model,
+        place,
+        words,
+        layout=layout,
+        frame=frame,
+        device=device,
+        side=side,
+        vector=given,
+        top=top,
+        draws=draws,
+        seed=seed,
     )
     if page is not None:
         with written(page) as beside:

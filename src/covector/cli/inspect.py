@@ -31,11 +31,12 @@ def inspect(
     """
     from covector.analyses.inspect import inspect as inspect_model
     from covector.cli.opening import opened as open_model
-    from covector.cli.output import emit
+    from covector.cli.output import emit, refuse_plot
     from covector.cli.run_options import check_run_options
 
     start = time.perf_counter()
     check_run_options(device, dtype)
+    refuse_plot(plot, "a list of tensors")
     opened = open_model(model, layout, frame=frame, strict=strict)
     table = inspect_model(opened)
     if check:

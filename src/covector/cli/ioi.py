@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from covector.cli.options import Bos, Json, Layout, ModelRef, Out, Plot, Quiet, Seed, Strict
+from covector.cli.options import Bos, Json, Layout, ModelRef, Out, Plot, Quiet, RunDevice, Seed, Strict
 
 
 def ioi(
@@ -32,6 +32,7 @@ def ioi(
     json: Json = False,
     out: Out = None,
     plot: Plot = None,
+    device: RunDevice = "cpu",
     strict: Strict = False,
     quiet: Quiet = False,
 ) -> None:
@@ -39,11 +40,12 @@ def ioi(
     from covector.analyses.ioi_prompts import ioi_tasks
     from covector.analyses.ioi_tables import ioi_shown
     from covector.cli.opening import opened as open_model
-    from covector.cli.output import emit
+    from covector.cli.output import emit, refuse_plot
     from covector.run.prompts import read_names
 
     start = time.perf_counter()
-    opened = open_model(model, layout, strict=strict)
+    refuse_plot(plot, "observe ioi")
+    opened = open_model(model, layout, strict=strict, device=device)
     tasks = ioi_tasks(
         opened,
         names=() if names is None else read_names(names),

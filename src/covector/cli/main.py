@@ -15,19 +15,25 @@ from covector.cli.atlas import atlas
 from covector.cli.attend import attend
 from covector.cli.attribute import attribute
 from covector.cli.debias import debias
+from covector.cli.diff import diff
+from covector.cli.edit import edit
 from covector.cli.fires import fires
 from covector.cli.heads import heads
+from covector.cli.induction import induction
 from covector.cli.inspect import inspect
 from covector.cli.ioi import ioi
 from covector.cli.locate import locate
 from covector.cli.observe import observe
 from covector.cli.patch import patch
+from covector.cli.rank import rank
 from covector.cli.replicate import replicate
+from covector.cli.retyped import TYPED
 from covector.cli.search import search
 from covector.cli.spectrum import spectrum
 from covector.cli.steer import steer
 from covector.cli.study import study
 from covector.cli.svd import svd
+from covector.cli.sweep import sweep
 from covector.errors import CovectorError
 
 # What the extra `run` brings; without it weights are read and no model runs.
@@ -43,13 +49,18 @@ app = typer.Typer(
 app.command(name="attend")(attend)
 app.command(name="attribute")(attribute)
 app.command(name="debias")(debias)
+app.command(name="diff")(diff)
+app.command(name="edit")(edit)
 app.command(name="heads")(heads)
+app.command(name="induction")(induction)
 app.command(name="inspect")(inspect)
 app.command(name="locate")(locate)
 app.command(name="patch")(patch)
+app.command(name="rank")(rank)
 app.command(name="replicate")(replicate)
 app.command(name="spectrum")(spectrum)
 app.command(name="steer")(steer)
+app.command(name="sweep")(sweep)
 app.command(name="study")(study)
 app.command(name="svd")(svd)
 app.command(name="atlas")(atlas)
@@ -79,6 +90,8 @@ def _root(
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    # Idle torch threads that spin make every run several times slower where other programs use the cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.exit(run(sys.argv[1:]))
 
 
@@ -86,6 +99,7 @@ def run(words: list[str]) -> int:
     """Run one command line; returns the exit code. With COVECTOR_DEBUG=1 a failure keeps its traceback."""
     command = typer.main.get_command(app)
     words = words or ["--help"]
+    TYPED.set(tuple(words))
     try:
         result = command.main(args=words, prog_name="covector", standalone_mode=False)
         return result if isinstance(result, int) else 0
@@ -107,7 +121,8 @@ def run(words: list[str]) -> int:
     except Exception as error:
         usage_error = getattr(error, "format_message", None)  # the option parser's errors, whatever library they are of
         if usage_error is not None:
-            return _failed(usage_error() + (f" See covector {words[0]} --help." if words else ""), 2)
+            where = getattr(getattr(error, "ctx", None), "command_path", None) or f"covector {words[0]}"
+            return _failed(f"{usage_error()} See {where} --help.", 2)
         return _defect(error)
 
 

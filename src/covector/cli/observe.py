@@ -3,6 +3,7 @@
 import dataclasses
 import shlex
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,7 @@ from covector.cli.options import (
     Dtype,
     Fill,
     FrameName,
+    Inputs,
     Json,
     Layout,
     ModelRef,
@@ -22,6 +24,7 @@ from covector.cli.options import (
     Plot,
     Prompts,
     Quiet,
+    RunDevice,
     Seed,
     Strict,
     Template,
@@ -81,6 +84,7 @@ def shares(
     template: Template = None,
     fill: Fill = None,
     prompts: Prompts = None,
+    inputs: Inputs = None,
     bos: Bos = "auto",
     at: At = "end",
     top: Annotated[int, typer.Option("--top", help="Rows on the screen; files have all.")] = 25,
@@ -90,19 +94,21 @@ def shares(
     json: Json = False,
     out: Out = None,
     plot: Plot = None,
+    device: RunDevice = "cpu",
     strict: Strict = False,
     quiet: Quiet = False,
 ) -> None:
     """What each component brings to the difference between two prompts, exactly; heads split into OV and QK."""
+    check_prompts(template, fill, prompts, inputs)
     from covector.analyses.shares import shares as measure
     from covector.cli.opening import opened as open_model
     from covector.cli.output import emit
 
     start = time.perf_counter()
-    opened = open_model(model, layout, strict=strict)
-    pairs = pairs_of(opened, template, fill, prompts, bos)
+    opened = open_model(model, layout, strict=strict, device=device)
+    pairs = pairs_of(opened, template, fill, prompts, bos, inputs)
     table = measure(opened, observable_of(task, opened, output, centred), pairs, at=at)
-    table = continued(table, template, fill, prompts)
+    table = continued(table, template, fill, prompts, inputs, at)
     emit(table, as_json=json, out=out, plot=plot, quiet=quiet, seconds=time.perf_counter() - start, top=top)
 
 
@@ -180,6 +186,7 @@ def feature(
     output: Output = None,
     layout: Layout = None,
     json: Json = False,
+    device: Device = "cpu",
     strict: Strict = False,
     quiet: Quiet = False,
 ) -> None:
@@ -187,9 +194,11 @@ def feature(
     from covector.analyses.feature_steps import feature_steps
     from covector.cli.opening import opened as open_model
     from covector.cli.output import emit
+    from covector.cli.run_options import check_run_options
     from covector.io.feature_file import save_feature
 
     start = time.perf_counter()
+    check_run_options(device, "float64")
     opened = open_model(model, layout, strict=strict)
     observable = observable_of(task, opened, output, centred)
     found, table = feature_steps(opened, observable, path, normed=normed, saved="" if out is None else str(out))
@@ -205,6 +214,7 @@ def paths(
     template: Template = None,
     fill: Fill = None,
     prompts: Prompts = None,
+    inputs: Inputs = None,
     bos: Bos = "auto",
     at: At = "end",
     top: Annotated[int, typer.Option("--top", help="Rows on the screen; files have all.")] = 25,
@@ -221,42 +231,84 @@ def paths(
     json: Json = False,
     out: Out = None,
     plot: Plot = None,
+    device: RunDevice = "cpu",
     strict: Strict = False,
     quiet: Quiet = False,
 ) -> None:
     """Which paths carry the task between two kinds of prompts: typed paths with exact shares of the difference."""
+    check_prompts(template, fill, prompts, inputs)
     from covector.analyses.paths import paths as find
     from covector.cli.opening import opened as open_model
     from covector.cli.output import emit
 
     start = time.perf_counter()
-    opened = open_model(model, layout, strict=strict)
-    pairs = pairs_of(opened, template, fill, prompts, bos)
+    opened = open_model(model, layout, strict=strict, device=device)
+    pairs = pairs_of(opened, template, fill, prompts, bos, inputs)
     observable = observable_of(task, opened, output, centred)
     table = find(
         opened, observable, pairs, at=at, expansions=expand, least=least, by_slot=not together, dyads=dyads,
         given=tuple(path or ()),
     )  # fmt: skip
-    table = continued(table, template, fill, prompts)
+    table = continued(table, template, fill, prompts, inputs, at)
     emit(table, as_json=json, out=out, plot=plot, quiet=quiet, seconds=time.perf_counter() - start, top=top)
 
 
-def continued(table, template: list[str] | None, fill: list[str] | None, prompts: Path | None):
+def continued(
+    table,
+    template: list[str] | None,
+    fill: list[str] | None,
+    prompts: Path | None,
+    inputs: list[str] | None = None,
+    at: str = "end",
+):
     """The table with a next command that can be pasted: "the same prompts" become the options that gave them."""
     words = [f"--template {shlex.quote(t)}" for t in template or []] + [f"--fill {shlex.quote(f)}" for f in fill or []]
     words += [f"--prompts {shlex.quote(str(prompts))}"] if prompts else []
+    words += [f"--inputs {shlex.quote(text)}" for text in inputs or []]
+    words += [f"--at {shlex.quote(at)}"] if inputs and at != "end" else []
     following = table.next
     for told in (" with the same prompts", " with pairs of prompts"):
         following = following.replace(told, " " + " ".join(words))
     return dataclasses.replace(table, next=following)
 
 
-def pairs_of(model, template: list[str] | None, fill: list[str] | None, prompts: Path | None, bos: str):
-    """Pairs of prompts from the options that name them."""
+def check_prompts(
+    template: list[str] | None, fill: list[str] | None, prompts: Path | None, inputs: Sequence[str] | None = ()
+) -> None:
+    """Raise BadRequest where the options name no prompts, whatever the model is; nothing is opened for it.
+
+    `inputs`: what --inputs names, None where it was not given, () where the command has no such option.
+    """
+    if inputs:
+        return
+    if (prompts is None) == (not template):
+        agent = "; of an agent, which reads no text: --inputs CLEAN.json:CORRUPT.json" if inputs is None else ""
+        raise BadRequest(f"expected either --template with --fill, or --prompts FILE{agent}")
+    if template and not fill:
+        raise BadRequest("--template: expected --fill NAME=a.txt:b.txt (or names with commas) for its slots, got none")
+
+
+def pairs_of(
+    model,
+    template: list[str] | None,
+    fill: list[str] | None,
+    prompts: Path | None,
+    bos: str,
+    inputs: list[str] | None = None,
+):
+    """Pairs of prompts, or of an agent's inputs, from the options that name them."""
+    from covector.run.inputs_file import read_input_pairs
     from covector.run.prompts import fill_template, parse_fill, read_pairs
 
+    if inputs:
+        if prompts is not None or template:
+            raise BadRequest("--inputs: expected no --template and no --prompts beside it; an agent reads no text")
+        return read_input_pairs(model, inputs)
     if (prompts is None) == (not template):
-        raise BadRequest("expected either --template with --fill, or --prompts FILE")
+        agent = (
+            "" if model.vocabulary is not None else f"; {model.name} reads no text: --inputs CLEAN.json:CORRUPT.json"
+        )
+        raise BadRequest(f"expected either --template with --fill, or --prompts FILE{agent}")
     if prompts is not None:
         return read_pairs(model, prompts, bos)
     return fill_template(model, template or [], parse_fill(fill or []), bos)

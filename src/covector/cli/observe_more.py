@@ -6,7 +6,16 @@ from typing import Annotated
 
 import typer
 
-from covector.cli.observe import Centred, Output, Task, continued, observable_of, observe, pairs_of
+from covector.cli.observe import (
+    Centred,
+    Output,
+    Task,
+    check_prompts,
+    continued,
+    observable_of,
+    observe,
+    pairs_of,
+)
 from covector.cli.options import (
     At,
     Bos,
@@ -18,6 +27,8 @@ from covector.cli.options import (
     Plot,
     Prompts,
     Quiet,
+    RunDevice,
+    RunnerName,
     Seed,
     Strict,
     Template,
@@ -47,15 +58,17 @@ def layernorm(
     json: Json = False,
     out: Out = None,
     plot: Plot = None,
+    device: RunDevice = "cpu",
     strict: Strict = False,
     quiet: Quiet = False,
 ) -> None:
     """How far norms turn a task's features, against the exact law for random directions; gains, scales, rankings."""
+    check_prompts(template, fill, prompts)
     from covector.analyses.layernorm import layernorm as measure
     from covector.cli.opening import opened as open_model
 
     start = time.perf_counter()
-    opened = open_model(model, layout, strict=strict)
+    opened = open_model(model, layout, strict=strict, device=device)
     pairs = pairs_of(opened, template, fill, prompts, bos)
     table = measure(opened, observable_of(task, opened, output, centred), pairs, path, at=at, seed=seed)
     _show(continued(table, template, fill, prompts), top, json, out, plot, quiet, start)
@@ -85,20 +98,29 @@ def predict(
     json: Json = False,
     out: Out = None,
     plot: Plot = None,
+    device: RunDevice = "cpu",
+    runner: RunnerName = "decoder",
     strict: Strict = False,
     quiet: Quiet = False,
 ) -> None:
     """Predicted beside measured on held-out prompts: the effect of patching heads, or what a path's feature says."""
+    check_prompts(template, fill, prompts)
     from covector.cli.opening import opened as open_model
+    from covector.cli.opening import runner_of
 
     start = time.perf_counter()
-    opened = open_model(model, layout, strict=strict)
+    if path != "heads" and runner != "decoder":
+        raise BadRequest(
+            f"--runner {runner}: it measures what patching heads does, a path is read in the decoder; leave it out"
+        )
+    opened = open_model(model, layout, strict=strict, device=device)
+    other = runner_of(runner, model, layout, device=device)
     observable = observable_of(task, opened, output, centred)
     split = _split(opened, template, fill, prompts, bos, hold, train, seed)
     if path == "heads":
         from covector.analyses.predict import predict_heads
 
-        table = predict_heads(opened, observable, split.train, split.test, at=at, held=split.held)
+        table = predict_heads(opened, observable, split.train, split.test, at=at, held=split.held, runner=other)
     else:
         from covector.analyses.predict_path import predict_path
 
@@ -126,15 +148,22 @@ def neurons(
     json: Json = False,
     out: Out = None,
     plot: Plot = None,
+    device: RunDevice = "cpu",
     strict: Strict = False,
     quiet: Quiet = False,
 ) -> None:
     """Which single neurons write for the task, against chance; with prompts, what taking them away does."""
+    from covector.cli.output import refuse_plot
+
+    if template or prompts:
+        check_prompts(template, fill, prompts)
+    else:
+        refuse_plot(plot, "observe neurons without prompts")
     from covector.analyses.neurons import neurons as measure
     from covector.cli.opening import opened as open_model
 
     start = time.perf_counter()
-    opened = open_model(model, layout, strict=strict)
+    opened = open_model(model, layout, strict=strict, device=device)
     pairs = pairs_of(opened, template, fill, prompts, bos) if template or prompts else []
     observable = observable_of(task, opened, output, centred)
     table = measure(opened, observable, pairs, top=top, source=source, at=at, seed=seed)
@@ -163,6 +192,7 @@ def regions(
     json: Json = False,
     out: Out = None,
     plot: Plot = None,
+    device: RunDevice = "cpu",
     strict: Strict = False,
     quiet: Quiet = False,
 ) -> None:
@@ -174,7 +204,9 @@ def regions(
     start = time.perf_counter()
     if (text is None) == (not template and prompts is None):
         raise BadRequest("expected either --text FILE, or pairs of prompts (--template with --fill, or --prompts)")
-    opened = open_model(model, layout, strict=strict)
+    if text is None:
+        check_prompts(template, fill, prompts)
+    opened = open_model(model, layout, strict=strict, device=device)
     observable = observable_of(task, opened, output, centred)
     if text is None:
         table = segments(opened, observable, mlp, pairs_of(opened, template, fill, prompts, bos), at=at)
@@ -204,15 +236,17 @@ def probes(
     json: Json = False,
     out: Out = None,
     plot: Plot = None,
+    device: RunDevice = "cpu",
     strict: Strict = False,
     quiet: Quiet = False,
 ) -> None:
     """A path's feature against probes fitted to examples, on prompts with other names and templates."""
+    check_prompts(template, fill, prompts)
     from covector.analyses.probes import probes as measure
     from covector.cli.opening import opened as open_model
 
     start = time.perf_counter()
-    opened = open_model(model, layout, strict=strict)
+    opened = open_model(model, layout, strict=strict, device=device)
     observable = observable_of(task, opened, output, centred)
     split = _split(opened, template, fill, prompts, bos, hold, train, seed)
     table = measure(opened, observable, path, split.train, split.test, at=at, held=split.held, draws=draws, seed=seed)

@@ -3,15 +3,55 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from covector.errors import BadRequest
+
 if TYPE_CHECKING:
     from covector.model.opened import Model
 
 
-def opened(ref: str, layout: Path | None = None, *, frame: str = "raw", strict: bool = False) -> "Model":
+def opened(
+    ref: str,
+    layout: Path | None = None,
+    *,
+    frame: str = "raw",
+    strict: bool = False,
+    device: str = "cpu",
+    dtype: str = "float64",
+) -> "Model":
     """The model that `ref` names; of an atlas folder the model that it was built from, in the atlas' frame.
 
-    Raises what `covector.workbench.open` and `covector.atlases.model_of` raise: the checkpoint is gone, or is another.
+    `device` and `dtype` are how it will run; a device that cannot be had is refused before anything is read.
+    Raises what `covector.workbench.open` and `covector.atlases.model_of` raise: the checkpoint is gone, or is another;
+    BadRequest for the device.
     """
+    check_device(device, dtype)
+    found = _opened(ref, layout, frame, strict)
+    return found if device == "cpu" else found.on(device)
+
+
+def runner_of(runner: str, ref: str, layout: Path | None, *, dtype: str = "float64", device: str = "cpu"):
+    """None for ``decoder``, or the transformers runner of a model. Raises BadRequest for another name, or an atlas."""
+    if runner not in ("decoder", "transformers"):
+        raise BadRequest(f"--runner: expected decoder or transformers, got '{runner}'")
+    if runner == "decoder":
+        return None
+    if (Path(ref).expanduser() / "manifest.json").is_file():
+        raise BadRequest(f"--runner transformers: expected a model, got the atlas {ref}; name its checkpoint")
+    from covector.workbench import transformers_runner
+
+    return transformers_runner(ref, layout, dtype=dtype, device=device)
+
+
+def check_device(device: str, dtype: str = "float64") -> None:
+    """Raise BadRequest for a device that is not there; torch is asked where it is not the CPU."""
+    if device == "cpu":
+        return
+    from covector.run.device import placed
+
+    placed(device, dtype)
+
+
+def _opened(ref: str, layout: Path | None, frame: str, strict: bool) -> "Model":
     folder = Path(ref).expanduser()
     if (folder / "manifest.json").is_file():
         from covector.atlases import model_of, open_atlas

@@ -33,6 +33,12 @@ def emit(
     shown.show()
 
 
+def refuse_plot(plot: Path | None, what: str) -> None:
+    """Raise BadRequest, before anything is computed, where a picture is asked of what has none."""
+    if plot is not None:
+        raise BadRequest(f"--plot: {what} has no picture; leave --plot out")
+
+
 def write(table: Table, *, out: Path | None, plot: Path | None) -> None:
     """Draw and save what the options name, and say so on standard error. Files are written beside and renamed."""
     if out is not None:

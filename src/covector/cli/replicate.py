@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from covector.cli.options import Device, Dtype, Json, Layout, ModelRef, Out, Plot, Quiet, Seed, Strict
+from covector.cli.options import Dtype, Json, Layout, ModelRef, Out, Plot, Quiet, RunDevice, Seed, Strict
 from covector.errors import BadRequest
 
 if TYPE_CHECKING:
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 # What each replication takes besides the options of every command.
 TAKES = {
-    "conjecture": ("published", "show", "rows", "draws"),
+    "conjecture": ("published", "show", "top", "draws"),
     "sprint": ("atlas", "concept", "text", "draws"),
-    "obprop": ("show", "rows", "text", "draws", "names", "as-published", "section", "size"),
+    "obprop": ("show", "top", "text", "draws", "names", "as-published", "section", "size"),
 }
 
 
@@ -35,7 +35,8 @@ def replicate(
         typer.Option("--show", help="conjecture: recipes tried (default), or lists. obprop: numbers, or claims."),
     ] = None,
     rows: Annotated[
-        int | None, typer.Option("--rows", help="Rows on the screen (conjecture 12, obprop 40); files have all.")
+        int | None,
+        typer.Option("--top", "--rows", help="Rows on the screen (conjecture 12, obprop 40); files have all."),
     ] = None,
     atlas: Annotated[
         Path | None,
@@ -65,30 +66,34 @@ def replicate(
     json: Json = False,
     out: Out = None,
     plot: Plot = None,
-    device: Device = "cpu",
+    device: RunDevice = "cpu",
     dtype: Dtype = "float64",
     strict: Strict = False,
     quiet: Quiet = False,
 ) -> None:
     """Published results on singular directions, asked again of a model: which recipe made a list, which claims hold."""
+    from covector.cli.opening import check_device
     from covector.cli.opening import opened as open_model
-    from covector.cli.output import emit, write
+    from covector.cli.output import emit, refuse_plot, write
     from covector.cli.run_options import check_run_options
 
     start = time.perf_counter()
-    check_run_options(device, dtype)
-    given = {"published": published, "show": show, "rows": rows, "atlas": atlas, "concept": concept, "text": text,
+    check_run_options("cpu", dtype)
+    check_device(device, dtype)
+    given = {"published": published, "show": show, "top": rows, "atlas": atlas, "concept": concept, "text": text,
              "draws": draws, "names": names, "as-published": as_published, "section": section,
              "size": size}  # fmt: skip
+    if what == "obprop" or show == "lists":
+        refuse_plot(plot, f"replicate {what}{' --show lists' if show == 'lists' else ''}")
     _check(what, [name for name, value in given.items() if value is not None and value != []])
     if what == "obprop":
         table = _obprop(model, layout, strict, show, names, as_published or [], text, section or [], size, draws, seed,
-                        dtype)  # fmt: skip
+                        dtype, device)  # fmt: skip
         write(table, out=out, plot=plot)
         shown = table if json else table.head(40 if rows is None else rows)
         emit(shown, as_json=json, out=None, plot=None, quiet=quiet, seconds=time.perf_counter() - start)
         return
-    opened = open_model(model, layout, strict=strict)
+    opened = open_model(model, layout, strict=strict, device=device, dtype=dtype)
     chosen = {} if draws is None else {"draws": draws}
     if what == "sprint":
         table = _sprint(opened, atlas, tuple(concept or ()), text, seed, quiet, chosen)
@@ -128,6 +133,7 @@ def _obprop(
     draws: int | None,
     seed: int,
     dtype: str,
+    device: str,
 ) -> "Table":
     """Numbers of a model with the published places, claims of any other; `random` makes a stand-in checkpoint."""
     from covector.analyses.replicate.obprop import replicate_obprop
@@ -144,6 +150,7 @@ def _obprop(
         raise BadRequest("--size: it belongs to the model 'random', which is made; leave it out")
     else:
         model = open_model(reference, layout, strict=strict)
+    model = model if device == "cpu" else model.on(device)
     if show == "claims" or (show is None and not same_heads(model)):
         return replicate_claims(model, names=given, seed=seed, **({} if draws is None else {"draws": draws}))
     words = None if text is None else _read(text)

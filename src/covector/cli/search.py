@@ -29,7 +29,7 @@ def search(
         str, typer.Option("--side", help="read,write,query,key: which sides to look at.")
     ] = "read,write,query,key",
     kind: Annotated[
-        str, typer.Option("--kind", help="ov,qk,mlp.in,mlp.out,embed,…: which maps (all inside blocks).")
+        str, typer.Option("--kinds", "--kind", help="ov,qk,mlp.in,mlp.out,embed,…: which maps (all inside blocks).")
     ] = "",
     alpha: Annotated[float, typer.Option("--alpha", help="Chance of one false find in the whole search.")] = 0.05,
     expand: Annotated[int, typer.Option("--expand", help="Search again with the tokens found, so many times.")] = 0,

@@ -16,10 +16,12 @@ def spectrum(
     ] = "*",
     kind: Annotated[
         list[str] | None,
-        typer.Option("--kind", help="Only this kind (repeatable): ov, qk, in, gate, out, q, k, v, o, embed, unembed …"),
+        typer.Option(
+            "--kinds", "--kind", help="Only this kind (repeatable): ov, qk, in, gate, out, q, k, v, o, embed, unembed …"
+        ),
     ] = None,
     rows: Annotated[
-        int, typer.Option("--rows", help="Rows on the screen, those most out of line; files have all.")
+        int, typer.Option("--top", "--rows", help="Rows on the screen, those most out of line; files have all.")
     ] = 32,
     view: Annotated[
         str, typer.Option("--view", help="What --plot draws: spectra (all layers overlaid) or depth (norms).")

@@ -1,5 +1,6 @@
 """`covector steer`: add a vector to one token's stream, predicted beside measured."""
 
+import dataclasses
 import math
 import time
 from pathlib import Path
@@ -7,10 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from covector.cli.observe import Centred, Output, observable_of, pairs_of
+from covector.cli.observe import Centred, Output, check_prompts, observable_of, pairs_of
 from covector.cli.options import (
     Bos,
     Fill,
+    Inputs,
     Json,
     Layout,
     ModelRef,
@@ -18,6 +20,7 @@ from covector.cli.options import (
     Plot,
     Prompts,
     Quiet,
+    RunDevice,
     Seed,
     Strict,
     Template,
@@ -59,6 +62,7 @@ def steer(
     template: Template = None,
     fill: Fill = None,
     prompts: Prompts = None,
+    inputs: Inputs = None,
     bos: Bos = "auto",
     read: Read = "end",
     held: Annotated[float, typer.Option("--held", help="Share of names held out for measuring.")] = 0.5,
@@ -80,20 +84,26 @@ def steer(
     json: Json = False,
     out: Out = None,
     plot: Plot = None,
+    device: RunDevice = "cpu",
     strict: Strict = False,
     quiet: Quiet = False,
 ) -> None:
     """Add a vector to one token's stream: dose–response on held-out names, controls, and where the prediction fails."""
+    from covector.cli.output import emit, refuse_plot, write
+    from covector.cli.retyped import retyped
+
+    check_prompts(template, fill, prompts, inputs)
+    if split:
+        refuse_plot(plot, "steer --split")
     from covector.analyses.steer import table_of
     from covector.analyses.steer_experiment import set_up
     from covector.analyses.steer_export import export
     from covector.analyses.steer_split import split_of
     from covector.cli.opening import opened as open_model
-    from covector.cli.output import emit, write
     from covector.io.feature_file import load_feature
 
     start = time.perf_counter()
-    opened = open_model(model, layout, strict=strict)
+    opened = open_model(model, layout, strict=strict, device=device)
     wishes = [wish_of(text) for text in want or []]
     given = None if feature is None else load_feature(feature)
     asked = [name for name, _ in wishes] + [task for task in tasks or [] if not wishes]
@@ -107,9 +117,12 @@ def steer(
         "wants": [amount for _, amount in wishes], "at": read, "scales": numbers(scale), "unit": unit, "whiten": whiten,
         "text": words, "held": held, "bos": bos, "seed": seed,
     }  # fmt: skip
-    pairs = pairs_of(opened, template, fill, prompts, bos)
+    pairs = pairs_of(opened, template, fill, prompts, bos, inputs)
     setup = set_up(opened, [observable_of(t, opened, output, centred) for t in asked], pairs, **options)
     table = split_of(setup) if split else table_of(setup, draws=draws, seed=seed, text=words)
+    if not split:
+        again = retyped("--split", without=("--plot", "--gguf", "--out", "--draws"), flags=("--json", "-q", "--quiet"))
+        table = dataclasses.replace(table, next=again)
     write(table, out=out, plot=plot)
     if gguf is not None:
         typer.echo(f"written: {export(setup, gguf)}", err=True)

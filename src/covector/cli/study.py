@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from covector.cli.options import Json, Out, Plot, Quiet, Seed
+from covector.cli.options import Json, Out, Plot, Quiet, RunDevice, Seed
 from covector.errors import BadRequest, MissingExtra
 
 
@@ -27,6 +27,7 @@ def study(
     json: Json = False,
     out: Out = None,
     plot: Plot = None,
+    device: RunDevice = "cpu",
     quiet: Quiet = False,
 ) -> None:
     """A named question with its design and null: are heads more interpretable than MLPs, is the SVD basis special, …
@@ -34,17 +35,20 @@ def study(
     covector study alone lists them. Each takes an atlas (covector atlas MODEL --out FOLDER).
     """
     from covector.analyses.studies import study_of
-    from covector.cli.output import emit
+    from covector.cli.opening import check_device
+    from covector.cli.output import emit, refuse_plot
 
     start = time.perf_counter()
+    check_device(device)
     if name is None:
+        refuse_plot(plot, "the list of studies")
         table = listed()
     else:
         found, given = study_of(name), list(atlases or ())
         _check(name, found.needs, len(given), text is not None)
         words = None if text is None else _read(text)
         options = {"seed": seed} if found.seeded else {}
-        table = found.function(*_given(found.needs, given, cache, words, without_model, quiet), **options)
+        table = found.function(*_given(found.needs, given, cache, words, without_model, quiet, device), **options)
     seconds = time.perf_counter() - start
     emit(table, as_json=json, out=out, plot=plot, quiet=quiet, seconds=seconds)
 
@@ -98,7 +102,7 @@ def _read(path: Path) -> str:
 
 
 def _given(
-    needs: str, folders: list[Path], cache: Path | None, text: str | None, without_model: bool, quiet: bool
+    needs: str, folders: list[Path], cache: Path | None, text: str | None, without_model: bool, quiet: bool, device: str
 ) -> list:
     """What a study's function is called with."""
     from covector.atlases import model_of, open_atlas
@@ -114,7 +118,7 @@ def _given(
         return opened
     model = model_of(opened[0])
     if needs == "text":
-        return [opened[0], model, _passed(model, text or "")]
+        return [opened[0], model, _passed(model if device == "cpu" else model.on(device), text or "")]
     return [opened[0], model, *([_counts(model, text)] if needs == "counts" else [])]
 
 

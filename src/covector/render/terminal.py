@@ -86,14 +86,12 @@ def grid_lines(sheet: Sheet, width: int) -> list[Line]:
     """The aligned grid: names, units and chance levels, one line per row.
 
     Numbers stand flush right and are never cut. If the grid is too wide, long texts are clipped, then columns left
-    out from the right, keys never; a last line names them.
+    out from the right, keys never; a last line names them. The first text, which says what a row is about and is what
+    one copies, is clipped only where not even one other column fits beside it.
     """
-    shown = [_Cells(column, level) for column, level in printed_columns(sheet)]
-    left_out = []
-    while (widths := _fitted(shown, width)) is None:
-        droppable = [cells for cells in shown if cells.column.name not in sheet.key] or shown
-        shown.remove(droppable[-1])
-        left_out.insert(0, droppable[-1].column.name)
+    every = [_Cells(column, level) for column, level in printed_columns(sheet)]
+    shown, widths = _whole_first(sheet, every, width) or _clipped(sheet, every, width)
+    left_out = [cells.column.name for cells in every if cells not in shown]
     lines = [_joined([(c.name, _HEAD) for c in shown], shown, widths)]
     if any(c.unit for c in shown):
         lines.append(_joined([(c.unit, _DIM) for c in shown], shown, widths))
@@ -104,6 +102,28 @@ def grid_lines(sheet: Sheet, width: int) -> list[Line]:
     if left_out:
         lines += [[(line, _DIM)] for line in wrap(f"not shown in {width} columns: {', '.join(left_out)}", width)]
     return lines
+
+
+def _whole_first(sheet: Sheet, every: "list[_Cells]", width: int) -> "tuple[list[_Cells], list[int]] | None":
+    """The columns that fit beside the first text in its whole width; None where there is none, or none fits."""
+    if not every or every[0].column.is_number:
+        return None
+    shown = list(every)
+    while (widths := _fitted(shown, width, whole=every[0])) is None:
+        droppable = [cells for cells in shown[1:] if cells.column.name not in sheet.key]
+        if len(shown) <= 2 or not droppable:
+            return None
+        shown.remove(droppable[-1])
+    return shown, widths
+
+
+def _clipped(sheet: Sheet, every: "list[_Cells]", width: int) -> "tuple[list[_Cells], list[int]]":
+    """The columns that fit, every text clipped where need be."""
+    shown = list(every)
+    while (widths := _fitted(shown, width)) is None:
+        droppable = [cells for cells in shown if cells.column.name not in sheet.key] or shown
+        shown.remove(droppable[-1])
+    return shown, widths
 
 
 class _Cells:
@@ -137,21 +157,24 @@ def within_chance(column: Column, level: Column | None) -> list[bool]:
     return (np.abs(column.numbers) <= bound).tolist()
 
 
-def _fitted(shown: list[_Cells], width: int) -> list[int] | None:
-    """Widths that fit: the widest texts cut to a common width; None if even narrow texts do not fit."""
+def _fitted(shown: list[_Cells], width: int, whole: _Cells | None = None) -> list[int] | None:
+    """Widths that fit: the widest texts but `whole` cut to a common width; None if even narrow texts do not fit."""
     room = width - len(_GAP) * max(len(shown) - 1, 0)
     widths = [c.width for c in shown]
     if sum(widths) <= room:
         return widths
-    fixed = sum(c.width for c in shown if c.column.is_number)
-    texts = [c.width for c in shown if not c.column.is_number]
+    fixed = sum(c.width for c in shown if c.column.is_number or c is whole)
+    texts = [c.width for c in shown if not (c.column.is_number or c is whole)]
+    if not texts and whole is not None:
+        return None
     cap = room - fixed if texts else 0
     while cap >= _NARROWEST and fixed + sum(min(w, cap) for w in texts) > room:
         cap -= 1
     if len(shown) > 1 and cap < _NARROWEST:
         return None
     cap = max(cap, 1) if texts else room
-    return [w if c.column.is_number and texts else min(w, cap) for c, w in zip(shown, widths, strict=True)]
+    kept = [(c.column.is_number and texts) or c is whole for c in shown]
+    return [w if keep else min(w, cap) for keep, w in zip(kept, widths, strict=True)]
 
 
 def _joined(cells: Line, shown: list[_Cells], widths: list[int]) -> Line:

@@ -29,14 +29,14 @@ def along(
         raise BadRequest(f"expected most >= 2 positions, got {most}; leave it out for {MOST}")
     if model.frame.bias or not model.frame.preserving:
         raise FrameUnavailable(f"a text runs through the model: expected a frame that keeps it, got {model.frame}")
-    decoder, wanted = Decoder(model.weights, dtype), tuple(hooks)
+    decoder, wanted = Decoder(model.weights, dtype, model.device), tuple(hooks)
     ids, found, read = text_ids(model, text), {name: [] for name in wanted}, 0
     with torch.no_grad():
         for some in windows(model, ids):
             passed = decoder.run(torch.from_numpy(some.tokens), capture=wanted).cache
             for name in wanted:
                 rows = passed[name][:, 1:]
-                found[name].append(rows.reshape(-1, *rows.shape[2:]).double().numpy())
+                found[name].append(rows.reshape(-1, *rows.shape[2:]).cpu().double().numpy())
             read += some.tokens[:, 1:].size
             if read >= most:
                 break

@@ -15,10 +15,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from covector.errors import BadRequest, CheckpointMismatch, UnsupportedConfig
+from covector.model.change import ChangeWeights
 from covector.model.spec import MLP, Attention, Block, ModelSpec, Norm, Output, Sublayer, output_bias, output_weight
 from covector.model.weights import Weights, required
 from covector.run.assembly import assemble, spread_mask
 from covector.run.attention import LayerTap, attend
+from covector.run.device import placed
 from covector.run.hooks import Intervention, Tap, hook_names, output_hook, tap
 from covector.run.pieces import Part, activation, as_tensor, need, normalize, softcap
 from covector.run.runner import Inputs, Run, check_changes
@@ -36,8 +38,9 @@ class Decoder:
     """Runs a model from canonical weights.
 
     Tensors are read when first used and kept, widened exactly (float64), or rounded once (a float64 gain in float32).
-    Raises UnsupportedConfig at once for an anatomy whose meaning is not settled, CheckpointMismatch for weights that
-    lack a tensor which it needs.
+    Everything is computed on `device`, captured tensors stay there. Raises UnsupportedConfig at once for an anatomy
+    whose meaning is not settled, CheckpointMismatch for weights that lack a tensor which it needs, BadRequest for a
+    device that is not there.
     """
 
     def __init__(
@@ -45,7 +48,7 @@ class Decoder:
     ) -> None:
         if dtype not in (torch.float32, torch.float64):
             raise BadRequest(f"dtype: expected torch.float32 or torch.float64, got {dtype}; the decoder is a reference")
-        self.weights, self.dtype, self.device = weights, dtype, device
+        self.weights, self.dtype, self.device = weights, dtype, placed(device, dtype)
         self.spec: ModelSpec = weights.spec
         self._kept: dict[str, Tensor | None] = {}
         _check(self.spec)
@@ -238,6 +241,8 @@ def _check(spec: ModelSpec) -> None:
 
 
 def _check_complete(weights: Weights) -> None:
+    if isinstance(weights, ChangeWeights):
+        raise BadRequest("a change of weights is no model and cannot be run: name one of the two models it is between")
     spec = weights.spec
     heads = (f"out.{out.name}.transform.W" for out in spec.outputs if out.transform)
     for name in (*required(spec), *heads):

@@ -6,8 +6,9 @@ before it alone: `first_block` says from where a run differs from the base's.
 Source: `docs/theory/edits.md`, equations 3, 8 and 9.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -166,3 +167,27 @@ def _placed(value: Tensor, more: Tensor, head: int | None) -> Tensor:
     made = value.clone()
     made[..., head, :] = made[..., head, :] + more
     return made
+
+
+def slopes(decoder: Decoder, value: Callable[[Decoder], Tensor], pieces: Sequence[Change]) -> Float[np.ndarray, " k"]:
+    """d value / d dose of every piece, at dose 0: one backward pass for all, ∂f/∂tₖ = ⟨∂f/∂W, ΔWₖ⟩ (equation 9).
+
+    `value` takes a decoder and gives a scalar. Exact to rounding, the same as differentiating `dosed`.
+    """
+    names = list(dict.fromkeys(name for piece in pieces for name in piece.tensors))
+    if decoder.spec.tied and not {"W_E", "W_U"}.isdisjoint(names):
+        names = list(dict.fromkeys([*names, "W_E", "W_U"]))
+    leaves = {name: _own(decoder, name).detach().clone().requires_grad_() for name in names}
+    found = torch.autograd.grad(value(decoder.with_parts(leaves)), list(leaves.values()), allow_unused=True)
+    grads = {n: None if g is None else g.double().cpu().numpy() for n, g in zip(names, found, strict=True)}
+    return np.array([sum(_pairing(grads[one.tensor], one) for one in (*p.updates, *p.shifts)) for p in pieces])
+
+
+def _pairing(grad: np.ndarray | None, one: Update | Shift) -> float:
+    """⟨∂f/∂W, ΔW⟩ through the thin factors."""
+    if grad is None:
+        return 0.0
+    here = grad if one.head is None else grad[one.head]
+    if isinstance(one, Shift):
+        return float(here @ one.values)
+    return float(np.sum(one.left * (here @ one.right.T)))

@@ -154,7 +154,8 @@ class _Passing:
         changed = tuple(self.tap(name, part) for name, part in zip(self.place.names, parts, strict=True))
         if all(name not in self.tap.intervene for name in self.place.names):
             return x
-        return self.place.join(changed).reshape(x.shape).to(x.dtype)
+        # Modules take views of what they are given (Conv1D): whatever an intervention returns is laid out in order.
+        return self.place.join(changed).reshape(x.shape).to(x.dtype).contiguous()
 
     def before(self, _: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         """The pre-hook: the module's first argument goes through."""

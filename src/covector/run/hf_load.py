@@ -17,6 +17,7 @@ from covector.arch.config import Config
 from covector.arch.family import Family
 from covector.errors import CheckpointMismatch
 from covector.io.tensors import ArrayTensors
+from covector.run.device import placed
 from covector.run.pieces import as_tensor
 
 
@@ -43,6 +44,14 @@ def load_judge(
             raise CheckpointMismatch(f"{folder}: expected a checkpoint that {hf_class} loads, got: {text}") from error
     _check_loaded(info["missing_keys"], str(folder), hf_class)
     return _ready(model.to(device))
+
+
+def judge_of(ref: Any, folder: Path | None, hf_class: str, *, dtype: str, device: str) -> PreTrainedModel | None:
+    """A transformers model in memory as it is, or that of a folder; None where there is neither."""
+    if isinstance(ref, PreTrainedModel):
+        return ref
+    kind = getattr(torch, dtype)
+    return None if folder is None else load_judge(folder, hf_class, dtype=kind, device=placed(device, kind))
 
 
 def build_judge(

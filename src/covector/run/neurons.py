@@ -9,6 +9,7 @@ from torch import Tensor
 from covector.axes import Float, Int
 from covector.model.opened import Model
 from covector.run.decoder import Decoder
+from covector.run.points import as_inputs
 from covector.study.observable import Observable
 
 # Layer and number.
@@ -22,8 +23,8 @@ class NeuronRun:
         self,
         decoder: Decoder,
         observable: Observable,
-        clean: Int[np.ndarray, "batch position"],
-        corrupt: Int[np.ndarray, "batch position"],
+        clean: Int[np.ndarray, "batch position"] | Mapping[str, np.ndarray],
+        corrupt: Int[np.ndarray, "batch position"] | Mapping[str, np.ndarray],
         at: Int[np.ndarray, " batch"],
     ) -> None:
         self.decoder, self.observable, self.at = decoder, observable, torch.from_numpy(at)
@@ -31,13 +32,13 @@ class NeuronRun:
         last = f"L{decoder.spec.n_layers - 1}.resid_post"
         names = [f"L{i}.{role}" for i in self.layers for role in ("mlp_post", "resid_pre")] + [last]
         with torch.no_grad():
-            self.base = decoder.run(torch.from_numpy(clean), at=self.at, capture=names)
-            self.other = decoder.run(torch.from_numpy(corrupt), at=self.at, capture=names)
-        self.last = self.base.cache[last].numpy()
+            self.base = decoder.run(as_inputs(clean), at=self.at, capture=names)
+            self.other = decoder.run(as_inputs(corrupt), at=self.at, capture=names)
+        self.last = self.base.cache[last].cpu().numpy()
         self.clean, self.corrupt = (self._value(run.outputs) for run in (self.base, self.other))
 
     def _value(self, outputs: Mapping[str, Tensor]) -> Float[np.ndarray, " batch"]:
-        return self.observable.of(outputs[self.observable.output][:, 0].numpy())
+        return self.observable.of(outputs[self.observable.output][:, 0].cpu().numpy())
 
     def source(self, source: str) -> dict[int, Tensor]:
         """What neurons are given, layer by layer."""
@@ -73,7 +74,7 @@ class NeuronRun:
     ) -> Float[np.ndarray, "k batch"]:
         """How much each neuron's activation falls at the position that is read."""
         rows = np.arange(len(at))
-        drop = {i: (self.base.cache[f"L{i}.mlp_post"] - new[i]).numpy()[rows, at] for i in self.layers}
+        drop = {i: (self.base.cache[f"L{i}.mlp_post"] - new[i]).cpu().numpy()[rows, at] for i in self.layers}
         return np.stack([drop[layer][:, i] for layer, i in every])
 
     def scale(self, model: Model, at: Int[np.ndarray, " batch"]) -> Float[np.ndarray, " batch"]:
@@ -87,6 +88,7 @@ class NeuronRun:
 
 
 def _put(x: Tensor, ids: Sequence[int], new: Tensor) -> Tensor:
+    where = torch.tensor(list(ids), device=x.device)
     x = x.clone()
-    x[..., list(ids)] = new[..., list(ids)]
+    x[..., where] = new[..., where]
     return x

@@ -84,9 +84,11 @@ def turn(
 
     Angles are computed in float64 whatever the dtype of x. Source: Su et al., RoFormer; pairs as `Rotary` says.
     """
-    speed = torch.tensor(rotary.frequencies(), dtype=torch.float64, device=x.device)
-    angle = positions[..., None, None].to(torch.float64) * speed
-    cos, sin = torch.cos(angle).to(x.dtype), torch.sin(angle).to(x.dtype)
+    # mps has no float64: there the angles are made on the CPU.
+    where = torch.device("cpu") if x.device.type == "mps" else x.device
+    speed = torch.tensor(rotary.frequencies(), dtype=torch.float64, device=where)
+    angle = positions[..., None, None].to(where).to(torch.float64) * speed
+    cos, sin = (wave(angle).to(x.dtype).to(x.device) for wave in (torch.cos, torch.sin))
     turning, still = x[..., : rotary.dim], x[..., rotary.dim :]
     if rotary.interleaved:
         a, b = turning[..., 0::2], turning[..., 1::2]

@@ -7,7 +7,7 @@ last token of what was filled in, ``NAME+1`` after it, ``end`` the last token. P
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,11 @@ STARTS = ("<|endoftext|>", "<s>", "<bos>", "<|begin_of_text|>", "[CLS]", "</s>")
 
 @dataclass(frozen=True)
 class Pair:
-    """Two prompts of one length. ``slots`` are positions by name, ``end`` included; ``names`` what was filled in."""
+    """Two prompts of one length. ``slots`` are positions by name, ``end`` included; ``names`` what was filled in.
+
+    Of an agent ``inputs`` hold both sides, input name → [time] indices or [time, n] vectors, and there are no ids; its
+    slots name every position, those that were asked for first.
+    """
 
     clean: tuple[int, ...]
     corrupt: tuple[int, ...]
@@ -32,10 +36,25 @@ class Pair:
     texts: tuple[str, str]
     names: tuple[str, str] = ("", "")
     label: str = ""
+    inputs: tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]] | None = field(default=None, compare=False)
 
     def __len__(self) -> int:
-        """Tokens of each prompt."""
-        return len(self.clean)
+        """Positions of each prompt."""
+        return len(self.clean) if self.inputs is None else self.slots["end"] + 1
+
+    @property
+    def shape(self) -> tuple:
+        """What prompts that run together have in common."""
+        if self.inputs is None:
+            return (len(self.clean),)
+        return tuple(sorted((name, value.shape) for name, value in self.inputs[0].items()))
+
+    @property
+    def differs(self) -> bool:
+        """Whether the two sides are two."""
+        if self.inputs is None:
+            return self.clean != self.corrupt
+        return any(not np.array_equal(self.inputs[0][name], self.inputs[1][name]) for name in self.inputs[0])
 
     def position(self, slot: str) -> int:
         """The position that ``NAME``, ``NAME+1``, ``end``, ``end-2`` or a number means; BadRequest for another."""
@@ -58,7 +77,7 @@ class Pair:
         before = [(at, name) for name, at in self.slots.items() if at <= position and name != "end"]
         if not before:
             return str(position)
-        at, name = max(before)
+        at, name = max(before) if self.inputs is None else max(before, key=lambda slot: slot[0])
         return name if at == position else f"{name}+{position - at}"
 
 
@@ -79,11 +98,11 @@ def canonical_slot(pairs: Sequence[Pair], slot: str) -> str:
 
 @dataclass(frozen=True)
 class Batch:
-    """Pairs of equal length as arrays [batch, position]."""
+    """Pairs of equal length as arrays [batch, position], of agents by input [batch, time] or [batch, time, n]."""
 
     pairs: tuple[Pair, ...]
-    clean: Int[np.ndarray, "batch position"]
-    corrupt: Int[np.ndarray, "batch position"]
+    clean: Int[np.ndarray, "batch position"] | Mapping[str, np.ndarray]
+    corrupt: Int[np.ndarray, "batch position"] | Mapping[str, np.ndarray]
 
     def at(self, slot: str) -> Int[np.ndarray, " batch"]:
         """Each prompt's position of a slot."""
@@ -92,13 +111,29 @@ class Batch:
 
 def batches(pairs: Sequence[Pair], size: int = 32) -> Iterator[Batch]:
     """Pairs grouped by length, in order of first appearance, at most `size` together."""
-    by_length: dict[int, list[Pair]] = {}
+    by_shape: dict[tuple, list[Pair]] = {}
     for pair in pairs:
-        by_length.setdefault(len(pair), []).append(pair)
-    for group in by_length.values():
+        by_shape.setdefault(pair.shape, []).append(pair)
+    for group in by_shape.values():
         for first in range(0, len(group), size):
             some = tuple(group[first : first + size])
-            yield Batch(some, np.array([p.clean for p in some]), np.array([p.corrupt for p in some]))
+            yield Batch(some, side_of(some, 0), side_of(some, 1))
+
+
+def side_of(pairs: Sequence[Pair], side: int) -> Int[np.ndarray, "batch position"] | dict[str, np.ndarray]:
+    """One side (0 clean, 1 corrupt) of pairs of one shape, as it runs."""
+    given = [pair.inputs[side] for pair in pairs if pair.inputs is not None]
+    if given:
+        return {name: np.stack([inputs[name] for inputs in given]) for name in given[0]}
+    return np.array([(pair.clean, pair.corrupt)[side] for pair in pairs])
+
+
+def both_sides(pairs: Sequence[Pair]) -> Int[np.ndarray, "n position"] | dict[str, np.ndarray]:
+    """The clean sides of pairs of one shape, then their corrupt sides, as one batch."""
+    clean, corrupt = side_of(pairs, 0), side_of(pairs, 1)
+    if isinstance(clean, dict) and isinstance(corrupt, dict):
+        return {name: np.concatenate([value, corrupt[name]]) for name, value in clean.items()}
+    return np.concatenate([np.asarray(clean), np.asarray(corrupt)])
 
 
 def fill_template(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from covector.errors import BadRequest
@@ -38,10 +39,21 @@ class Run:
 class Runner(Protocol):
     """Runs a model: the reference decoder and the transformers runner fulfil this, and a contract test compares them.
 
-    ``hooks`` are the hook points that can be captured, ``changeable`` those at which it can intervene.
+    ``hooks`` are the hook points that can be captured, ``changeable`` those at which it can intervene. Captured tensors
+    have its ``dtype`` and lie on its ``device``.
     """
 
     spec: ModelSpec
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision that it computes in."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        ...
 
     @property
     def hooks(self) -> tuple[str, ...]:

@@ -95,7 +95,7 @@ def drift(
     """KL(unsteered ‖ steered) of the next token in nats, mean over prompts and positions from the steered one on."""
     mask = np.zeros(tokens.shape)
     mask[:, position] = 1
-    ids, found = torch.from_numpy(np.ascontiguousarray(tokens)), []
+    ids, found = torch.from_numpy(np.ascontiguousarray(tokens)).to(decoder.device), []
     with torch.no_grad():
         plain = decoder.run(ids).logits[:, position:].double().log_softmax(-1)
         for delta in deltas:

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from covector.axes import Float, Int
+from covector.errors import BadRequest
 from covector.model.spec import ModelSpec
 from covector.propagation.anatomy import components
 from covector.run.decoder import Decoder
 from covector.run.hooks import HOOKS, Intervention
-from covector.run.runner import Run
+from covector.run.runner import Inputs, Run, Runner
 from covector.study.observable import Observable
 
 # Rows of the stream that run at once: measured on 2 cores, more no longer gain and scores leave the cache.
@@ -73,7 +74,7 @@ def replaced(value: Tensor, new: Tensor, place: Place, mask: Float[np.ndarray, "
 
 
 def sweep(
-    decoder: Decoder,
+    runner: Runner,
     base: Mapping[str, np.ndarray],
     source: Mapping[str, np.ndarray],
     places: Sequence[Place],
@@ -82,6 +83,7 @@ def sweep(
     at: Int[np.ndarray, " batch"],
     *,
     route: Sequence[Place] | None = None,
+    inputs: Inputs | None = None,
 ) -> Iterator[tuple[Place, Float[np.ndarray, " batch"]]]:
     """Per place, the observable of every prompt when the base run has that place's activations from the source run.
 
@@ -90,13 +92,14 @@ def sweep(
     again. Empty: straight to the output, every later component held at the base run. Else through these receivers alone
     (heads' z, ``mlp_post``): they see the change with everything between held, and what they then do differently is put
     into the base run, all behind them computed again (path patching). Exact. A receiver that a place does not feed is
-    left out for it.
+    left out for it. `inputs`: what the base run read; the decoder goes on from the changed layer and needs none, other
+    runners begin again with every world.
     """
     by_hook: dict[str, list[Place]] = {}
     for place in places:
         by_hook.setdefault(place.hook, []).append(place)
     for hook, group in by_hook.items():
-        new = torch.from_numpy(source[hook]).to(decoder.device, decoder.dtype)
+        new = torch.from_numpy(source[hook]).to(runner.device, runner.dtype)
         batch, length = base["resid_in"].shape[:2]
         worlds = max(1, ROWS // (batch * length))
         for start in range(0, len(group), worlds):
@@ -106,8 +109,8 @@ def sweep(
                 pairs = zip(value.chunk(len(some)), some, strict=True)
                 return torch.cat([replaced(v, new, p, masks[p.slot] if p.slot else None) for v, p in pairs])
 
-            seers = None if route is None else [r for r in route if feeds(decoder.spec, group[0], r)]
-            run = _Worlds(decoder, base, len(some), np.tile(at, len(some)))
+            seers = None if route is None else [r for r in route if feeds(runner.spec, group[0], r)]
+            run = Worlds(runner, base, len(some), np.tile(at, len(some)), inputs)
             held = {} if seers is None else run.held(group[0])
             outputs = run.forward(group[0].layer, {**held, hook: change}, [r.hook for r in seers or ()])
             if seers:
@@ -126,23 +129,28 @@ def feeds(spec: ModelSpec, place: Place, receiver: Place) -> bool:
 
 
 @dataclass(frozen=True)
-class _Worlds:
-    """Copies of a base run that go on together from the stream that enters a block."""
+class Worlds:
+    """Copies of a base run that go on together: the decoder from the stream that enters a block, others from inputs."""
 
-    decoder: Decoder
+    runner: Runner
     base: Mapping[str, np.ndarray]
     n: int
     at: Int[np.ndarray, " batch"]
+    inputs: Inputs | None = None
 
     def repeated(self, hook: str) -> Tensor:
         """What passed a hook in the base run, once per world."""
-        value = torch.from_numpy(self.base[hook]).to(self.decoder.device, self.decoder.dtype)
+        value = torch.from_numpy(self.base[hook]).to(self.runner.device, self.runner.dtype)
         return value.repeat(self.n, *[1] * (value.ndim - 1))
 
-    def forward(self, first: int, intervene: Mapping[str, Intervention], capture: Sequence[str] = ()) -> Run:
-        """From the block `first` to the outputs."""
-        with torch.no_grad():
-            return self.decoder.run(
+    def forward(
+        self, first: int, intervene: Mapping[str, Intervention], capture: Sequence[str] = (), *, grad: bool = False
+    ) -> Run:
+        """From the block `first` to the outputs; `grad` keeps what gradients need."""
+        with torch.set_grad_enabled(grad):
+            if not isinstance(self.runner, Decoder):
+                return self._again(intervene, capture)
+            return self.runner.run(
                 resid_in=self.repeated(f"L{first}.resid_pre"),
                 first=first,
                 at=torch.from_numpy(self.at),
@@ -150,12 +158,25 @@ class _Worlds:
                 intervene=intervene,
             )
 
+    def _again(self, intervene: Mapping[str, Intervention], capture: Sequence[str]) -> Run:
+        """From the inputs; the outputs where they are read, as the decoder gives them."""
+        if self.inputs is None:
+            raise BadRequest("a runner that begins with the inputs: expected what the base run read, got none")
+        named = (
+            self.inputs if isinstance(self.inputs, Mapping) else {self.runner.spec.assembly.inputs[0].name: self.inputs}
+        )
+        many = {name: value.repeat(self.n, *[1] * (value.ndim - 1)) for name, value in named.items()}
+        run = self.runner.run(many, capture=capture, intervene=intervene)
+        rows, at = (torch.from_numpy(x).to(self.runner.device) for x in (np.arange(len(self.at)), self.at))
+        read = {name: value[rows, at][:, None] for name, value in run.outputs.items()}
+        return Run(read, run.resid_final[rows, at][:, None], run.cache)
+
     def held(self, sender: Place) -> dict[str, Intervention]:
         """Every sublayer from the sender's block on gives what it gave in the base run, but for the sender's own."""
         own = "mlp_out" if sender.role.startswith("mlp") else "" if sender.role == "resid_pre" else "attn_out"
         hooks = [
             f"L{layer}.{sub.name}_out"
-            for layer, block in enumerate(self.decoder.spec.blocks)
+            for layer, block in enumerate(self.runner.spec.blocks)
             for sub in block.sublayers
             if layer > sender.layer or (layer == sender.layer and f"{sub.name}_out" != own)
         ]

@@ -23,6 +23,8 @@ _TERM = re.compile(
     (?:@\s*(?P<side>\w+))?""",
     re.VERBOSE | re.DOTALL,
 )
+# More terms than this are counted instead of named.
+MOST_SAID = 6
 _QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
 _FORM = "L22H10.ov:3*0, L22H10.ov:0,2-4*0.3, L22H10.ov:0=replace(ones/d), L22H10.ov:(' fire')*0; A; B or A then B"
 
@@ -124,7 +126,13 @@ def _runs(indices: Sequence[int]) -> str:
 
 
 def in_words(steps: Sequence[Sequence[Term]]) -> str:
-    """What it does: ``L22H10.ov: dyad 3 removed (ε −1)``."""
+    """What it does: ``L22H10.ov: dyad 3 removed (ε −1)``; of many terms how many there are, and their ε."""
+    terms = [term for step in steps for term in step]
+    if len(terms) > MOST_SAID and all(isinstance(term, Dyads) for term in terms):
+        epsilon = [e for term in terms if isinstance(term, Dyads) for e in term.epsilon]
+        sites = len({term.site for term in terms})
+        told = f"ε from {min(epsilon):.3g} to {max(epsilon):.3g}".replace("-", "−")
+        return f"{len(epsilon)} dyads of {sites} sites changed, {told}"
     return ", then ".join("; ".join(part for term in step for part in _said(term)) for step in steps)
 
 

@@ -104,6 +104,11 @@ class Observable:
         return quoted + (" --centred" if centred else "") + output
 
     @property
+    def unit(self) -> str:
+        """What it is measured in: logits, or the output itself where nothing makes probabilities of it."""
+        return "logits" if self.softmax else self.output
+
+    @property
     def total(self) -> float:
         """Sum of all weights."""
         return float(sum(self.weights)) + self.shift * self.size

@@ -114,7 +114,7 @@ def replicated_lists(
 def foremost(table: Table, n: int) -> Table:
     """The first n rows of every source."""
     if n < 1:
-        raise BadRequest(f"expected --rows >= 1, got {n}; leave it out for 12")
+        raise BadRequest(f"expected --top >= 1, got {n}; leave it out for 12")
     seen: dict[str, int] = {}
     kept = []
     for i, source in enumerate(table["source"]):

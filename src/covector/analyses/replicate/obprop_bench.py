@@ -37,7 +37,7 @@ class Bench:
     @property
     def decoder(self) -> Decoder:
         """The reference decoder, kept."""
-        return self._once("decoder", lambda: Decoder(self.model.weights, getattr(torch, self.dtype)))
+        return self._once("decoder", lambda: Decoder(self.model.weights, getattr(torch, self.dtype), self.model.device))
 
     def _once(self, key, make):
         if key not in self._kept:
@@ -153,7 +153,7 @@ class Bench:
             some = np.array(prompts[start : start + 16])
             with torch.no_grad():
                 run = self.decoder.run(torch.from_numpy(some), capture=list(hooks))
-            yield {k: v.numpy() for k, v in run.cache.items()}, run.logits[:, -1].numpy()
+            yield {k: v.cpu().numpy() for k, v in run.cache.items()}, run.logits[:, -1].cpu().numpy()
 
     def prompt_run(self, text: str, bos: bool) -> np.ndarray:
         """Last logits of one prompt."""

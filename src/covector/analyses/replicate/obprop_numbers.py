@@ -136,7 +136,7 @@ def _attributions(b: Bench, task: str, seed: bool) -> dict[int, np.ndarray]:
             streams.append(clean[last][0, -1] + np.einsum("hk,hkd->hd", change, b.model.weights[f"L{i}.W_O"]))
         with torch.no_grad():
             stream = torch.from_numpy(np.concatenate(streams))[:, None]
-            out = decoder.run(resid_in=stream, first=b.model.spec.n_layers).logits[:, 0].numpy()
+            out = decoder.run(resid_in=stream, first=b.model.spec.n_layers).logits[:, 0].cpu().numpy()
         effects = value - observable.of(out.astype(np.float64))
         for i, some in zip(layers, np.split(effects, len(layers)), strict=True):
             found[i].append(some)
@@ -339,8 +339,8 @@ def steer(b: Bench, a: Args) -> float:
 
     with torch.no_grad():
         ids = torch.from_numpy(prompts)
-        plain = b.decoder.run(ids).logits[:, -1].numpy()
-        steered = b.decoder.run(ids, intervene={f"L{layer}.resid_pre": add}).logits[:, -1].numpy()
+        plain = b.decoder.run(ids).logits[:, -1].cpu().numpy()
+        steered = b.decoder.run(ids, intervene={f"L{layer}.resid_pre": add}).logits[:, -1].cpu().numpy()
     return float(np.mean(observable.of(steered.astype(np.float64)) - observable.of(plain.astype(np.float64))))
 
 

@@ -53,7 +53,7 @@ def removal(
     if not model.frame.preserving or model.frame.bias:
         raise FrameUnavailable(f"removal runs the model: expected a frame that keeps its function, got {model.frame}")
     ids = text_ids(model, text)[:most] if isinstance(text, str) else text[:most]
-    decoder = Decoder(model.weights, torch.float32)
+    decoder = Decoder(model.weights, torch.float32, model.device)
     effects, nulls, places, words = [], [], 0, []
     for number, one in enumerate(traced):
         found = _places(model, ids, one.tokens)
@@ -89,8 +89,8 @@ def _log_p(decoder: Decoder, places: Sequence[Place]) -> float:
     total, n = 0.0, 0
     with torch.no_grad():
         for place in places:
-            tokens = torch.from_numpy(place.tokens)
-            counts = torch.from_numpy(place.counts)
+            tokens = torch.from_numpy(place.tokens).to(decoder.device)
+            counts = torch.from_numpy(place.counts).to(decoder.device)
             told = torch.log_softmax(decoder.run(tokens).logits, dim=-1)[counts]
             after = tokens.roll(-1, dims=1)[counts]
             total += float(told.gather(1, after[:, None]).double().sum())

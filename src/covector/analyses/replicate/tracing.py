@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from covector.study.concept import concept
 from covector.analyses.query import token_query
 from covector.analyses.replicate.finding import ALPHA, Asked, Finding, Traced, silent, verdict
 from covector.analyses.search import search
 from covector.analyses.studies.directions import of_p
 from covector.errors import CovectorError, NotOneToken, UnknownBasis
 from covector.render import Table
+from covector.study.concept import concept
 from covector.study.expression import parse
 
 

@@ -1,0 +1,139 @@
+"""What an edit's effect says and does not say, in sentences, and where it comes from."""
+
+import re
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from covector.analyses.edit_controls import DYADS, NORM, OUTPUT
+from covector.analyses.edit_measures import Effects, Measured
+from covector.analyses.edit_setup import MOST_PARTS, Setup
+
+Row = dict[str, Any]
+
+
+def meta_of(effects: Effects) -> dict[str, Any]:
+    """The request and what decides the numbers."""
+    setup = effects.setup
+    text = setup.neutral
+    return setup.model.meta | {
+        "analysis": "edit_effect", "edit": setup.parts[0].edit.record(),
+        "parts": [str(p.edit) for p in setup.parts[1:]], "observables": [str(o) for o in setup.observables],
+        "groups": list(setup.groups), "at": setup.at, "pairs": len(setup.bench.pairs), "sides": setup.bench.sides,
+        "names": len(set(setup.clusters)), "doses": setup.doses.tolist(),
+        "precision": str(setup.bench.decoder.dtype).removeprefix("torch."),
+        "kind": "fit", "first_order": "gradient at dose 0 on the same prompts",
+        "controls": {kind: len(values) for kind, values in effects.parts[0].controls.items()},
+        "output_size": dict(effects.parts[0].sizes), "draws": setup.draws, "seed": setup.seed,
+        "neutral_tokens": None if text is None else len(text),
+        "neutral_windows": None if text is None else len(set(text.window.tolist())),
+        "topics": None if text is None else list(text.topics),
+        "null": "random changes of the same stored factors with the edit's rank and relative singular values: equal "
+                "E‖Δoutput‖² over the prompts' inputs, and equal ‖ΔM‖_F; other dyads with the same ε",
+    }  # fmt: skip
+
+
+def words(effects: Effects, rows: Sequence[Row]) -> tuple[str, str, str, str]:
+    """Title, says, does not say, next."""
+    setup = effects.setup
+    m, o, names = effects.parts[0], setup.observables[0], len(set(setup.clusters))
+    row = next(r for r in rows if r["dose"] == 1 and r["on"] == setup.headline and r["measure"] == str(o))
+    what = f"{len(setup.bench.pairs)} {'pairs' if setup.bench.sides == 2 else 'prompts'}"
+    title = f"{setup.model.name} · {setup.parts[0].edit.in_words()} · {what}, {names} names · {setup.draws} controls"
+    of = f"{o}{' (clean − corrupt)' if setup.bench.sides == 2 else ''}"
+    says = (
+        f"{of} goes from {row['before']:+.3f} to {row['after']:+.3f}: {row['change']:+.3f}{_interval(row)}; first "
+        f"order, from the same prompts, {row['first']:+.3f}{_curvature(effects, m)}. {_controls(m, row)}"
+        f"{_neutral(effects, rows)} {_monotone(effects, m)}"
+    )
+    return title, says, _not_says(effects), again(setup, "dyad")
+
+
+def _interval(row: Row) -> str:
+    return f" (95 % {row['low']:+.3f} to {row['high']:+.3f})" if np.isfinite(row["low"]) else ""
+
+
+def _curvature(effects: Effects, m: Measured) -> str:
+    """Measured over first order at the smallest dose and at 1, where they differ."""
+    setup = effects.setup
+    last = int(np.flatnonzero(setup.doses == 1)[0])
+    slope = float(setup.of_group(m.slopes[0].sum(axis=1)[:, None], setup.headline)[0])
+    values = setup.mean(setup.of_group(m.effects[:, 0], setup.headline))
+    if slope == 0 or last == 0:
+        return ""
+    first, full = (float(values[i] / (slope * setup.doses[i])) for i in (0, last))
+    return f" (measured is {first:.2f} of it at dose {setup.doses[0]:g}, {full:.2f} at 1)"
+
+
+def _controls(m: Measured, row: Row) -> str:
+    told = f"Of {len(m.controls[OUTPUT])} random changes of the same weights with equal output 95 % stay within "
+    told += f"{row['band']:.3f} (p {row['p']:.2g}, q {row['q']:.2g}); p {row['p_norm']:.2g} among "
+    told += f"{len(m.controls[NORM])} of equal ‖ΔM‖"
+    n = len(m.controls[DYADS])
+    if not n:
+        return told + "."
+    drawn = " drawn by chance" if n == len(m.controls[OUTPUT]) else ""
+    return told + f", {row['p_dyads']:.2g} among {n} other dyads{drawn}."
+
+
+def _neutral(effects: Effects, rows: Sequence[Row]) -> str:
+    name = effects.parts[0].part.name
+    here = {r["measure"]: r for r in rows if r["edit"] == name and r["dose"] == 1 and r["on"] == "neutral"}
+    if not here:
+        return ""
+    kl, ratio = here["KL"], here["perplexity ×"]
+    per = next((r for r in rows if r["edit"] == name and r["measure"].startswith("per √KL")), None)
+    cost = f"; effect per √KL: p {per['p']:.2g}" if per else ""
+    return (
+        f" On neutral text it costs {kl['change']:.2g} nats of KL per token ({kl['p']:.0%} of the controls as much or "
+        f"more{cost}), perplexity × {ratio['change']:.4f}."
+    )
+
+
+def _monotone(effects: Effects, m: Measured) -> str:
+    """Whether the mean effect moves one way all along the doses."""
+    setup = effects.setup
+    values = np.concatenate([[0.0], setup.mean(setup.of_group(m.effects[:, 0], setup.headline))])
+    steps = np.diff(values)
+    doses = ", ".join(f"{d:g}" for d in setup.doses)
+    if len(steps) < 2:
+        return ""
+    if np.all(steps > 0) or np.all(steps < 0):
+        return f"Monotone in the dose ({doses})."
+    turn = int(np.flatnonzero(np.sign(steps) != np.sign(steps[0]))[0])
+    return f"Not monotone in the dose ({doses}): it turns at {np.concatenate([[0.0], setup.doses])[turn]:g}."
+
+
+def _not_says(effects: Effects) -> str:
+    setup = effects.setup
+    told = ["The prediction is a fit, its gradient is taken on the same prompts", "nothing is said of other prompts"]
+    if setup.neutral is None:
+        told.append("side effects are not measured without --neutral")
+    else:
+        told.append(f"side effects are those on {len(setup.neutral):,} tokens of this text")
+    if setup.draws < 100:
+        told.append(f"{setup.draws} controls cannot show a p below {1 / (1 + setup.draws):.2g}")
+    if len(set(setup.clusters)) < 2:
+        told.append("one prompt has no interval")
+    unsaid = sum(map(len, setup.parts[0].edit.steps))
+    if len(setup.parts) == 1 and unsaid > MOST_PARTS:
+        told.append(f"its {unsaid} terms are measured together alone")
+    if not len(effects.parts[0].controls[DYADS]):
+        told.append("there are no other dyads to compare with")
+    warning = next((o.warning for o in setup.observables if o.warning), "")
+    return "; ".join(told) + "." + (f" Note: {warning}." if warning else "")
+
+
+def again(setup: Setup, by: str) -> str:
+    """The command that shows the same edits in another way."""
+    asked = setup.parts[1:] if len(setup.parts) > 1 else setup.parts
+    edits = " ".join(_quoted(str(p.edit)) for p in asked)
+    observed = " ".join(f"--observe {o.typed}" for o in setup.observables)
+    frame = "" if setup.model.frame.name == "raw" else f" --frame {setup.model.frame}"
+    return f"covector edit {setup.model.words} {edits} {observed} with the same prompts{frame} --by {by}"
+
+
+def _quoted(text: str) -> str:
+    return shlex.quote(text) if re.search(r'["$`\\!]', text) or "'" not in text else f'"{text}"'
