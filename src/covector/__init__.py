@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from covector.analyses.couple import coupling as coupling
     from covector.analyses.diff import diff as diff
     from covector.analyses.dyad_sweep import dyad_sweep as dyad_sweep
+    from covector.analyses.edit_effect import edit_effect as edit_effect
     from covector.analyses.head_norms import head_norms as head_norms
     from covector.analyses.heads import heads as heads
     from covector.analyses.inspect import inspect as inspect
@@ -58,6 +59,8 @@ if TYPE_CHECKING:
     from covector.run.inputs_file import read_input_pairs as read_input_pairs
     from covector.run.prompts import fill_template as fill_template
     from covector.run.prompts import read_pairs as read_pairs
+    from covector.saving import save_adapter as save_adapter
+    from covector.saving import save_edited as save_edited
     from covector.study.edit import Edit as Edit
     from covector.study.feature import Feature as Feature
     from covector.study.observable import Observable as Observable
@@ -88,6 +91,7 @@ _HOMES = {
     "coupling": "covector.analyses.couple",
     "diff": "covector.analyses.diff",
     "dyad_sweep": "covector.analyses.dyad_sweep",
+    "edit_effect": "covector.analyses.edit_effect",
     "fill_template": "covector.run.prompts",
     "fired": "covector.atlases",
     "head_norms": "covector.analyses.head_norms",
@@ -112,6 +116,8 @@ _HOMES = {
     "replicate_obprop": "covector.analyses.replicate.obprop",
     "replicate_sprint": "covector.analyses.replicate.sprint",
     "replicated_lists": "covector.analyses.replicate.conjecture",
+    "save_adapter": "covector.saving",
+    "save_edited": "covector.saving",
     "selective_induction": "covector.analyses.selective_induction",
     "shares": "covector.analyses.shares",
     "spectrum": "covector.analyses.spectrum",
@@ -144,6 +150,7 @@ __all__ = [
     "coupling",
     "diff",
     "dyad_sweep",
+    "edit_effect",
     "fill_template",
     "fired",
     "head_norms",
@@ -168,6 +175,8 @@ __all__ = [
     "replicate_obprop",
     "replicate_sprint",
     "replicated_lists",
+    "save_adapter",
+    "save_edited",
     "selective_induction",
     "shares",
     "spectrum",

@@ -73,7 +73,7 @@ def totals(rows: Iterable[Row]) -> tuple[float, float]:
     return sum(r.score for r in rows), sum(r.contrast for r in rows)
 
 
-@pytest.mark.identity("OP-20")
+@pytest.mark.identity("OP-20", "SV-21")
 @pytest.mark.parametrize("name", ANATOMIES)
 def test_every_split_sums_to_the_score_that_the_decoder_has(name: str) -> None:
     c, run, glance = at_end(ANATOMIES[name]())

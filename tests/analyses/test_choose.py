@@ -1,18 +1,25 @@
 """Choosing ε: candidates, metrics, budgets and the curve at equal size, on small models."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 
 from covector.analyses.choose import Budget, budget_of, dampened, optimised, usage
 from covector.analyses.choose_candidates import candidates
 from covector.analyses.choose_curve import curve
 from covector.analyses.choose_metric import Metric, halves, on_prompts, on_text, split
+from covector.arch.toy import Plant, planted
 from covector.errors import BadRequest
-from covector.linalg.choosing import size_of
+from covector.linalg.choosing import mu_of_size, proportional, size_of
 from covector.linalg.svd import svd
 from covector.model.opened import Model
+from covector.model.overlay import Change
+from covector.model.weights import ArrayWeights
 from covector.run.decoder import Decoder
 from covector.run.edit_runs import drifts
+from covector.run.edited import laid_over
 from covector.run.neutral import Neutral
 from covector.run.prompts import Pair
 from covector.study.observable import Observable
@@ -89,7 +96,11 @@ def test_the_slope_of_a_metric(model: Model) -> None:
     observable = Observable({"t3": 1, "t5": -1}, named)
     prompts = [((1, 2, 3), (1, 4, 3), f"n{i % 2}") for i in range(3)] + [((7, 2, 3, 9), (1, 4, 3, 9), "n2")]
     pairs = [Pair(c, x, {"end": len(c) - 1}, ("", ""), (name, name)) for c, x, name in prompts]
-    for metric in (metric_of(model), on_prompts(decoder, observable, pairs)):
+    prompted = on_prompts(decoder, observable, pairs)
+    last = [[decoder.run(torch.tensor([side])).logits[0, -1].numpy() for side in (p.clean, p.corrupt)] for p in pairs]
+    gaps = [float(observable.of(a - b)) for a, b in last]
+    assert prompted.mean(prompted.of()) == pytest.approx(((gaps[0] + gaps[2]) / 2 + gaps[1] + gaps[3]) / 3)
+    for metric in (metric_of(model), prompted):
         which = [0, 11, len(found) - 1]
         slopes = metric.slopes(found.pieces(which))
         for i, slope in zip(which, slopes, strict=True):
@@ -101,8 +112,6 @@ def test_a_metric_before_certain_tokens_counts_only_there(model: Model) -> None:
     text, decoder = text_of(model), Decoder(model.weights)
     functional, wanted = np.eye(model.spec.n_vocab)[4], list(range(0, 30, 3))
     metric = on_text(decoder, "x", functional, text, wanted)
-    import torch
-
     logits = decoder.run(torch.from_numpy(text.batches[0])).logits[..., 4].numpy()
     where = np.isin(text.batches[0][:, 1:], wanted)
     assert metric.mean(metric.of()) == pytest.approx(logits[:, :-1][where].mean())
@@ -117,12 +126,6 @@ def test_a_metric_before_certain_tokens_counts_only_there(model: Model) -> None:
 
 def test_usage_is_the_second_moment_of_what_is_read(model: Model) -> None:
     """tᵢ = E[(x̄·uᵢ)²] for a head, x̄ the pattern's mix of inputs (value bias 0 here), from captured inputs."""
-    from dataclasses import replace
-
-    import torch
-
-    from covector.model.weights import ArrayWeights
-
     arrays = {n: np.array(model.weights[n]) for n in model.weights.names() if not n.endswith("b_V")}
     weights = ArrayWeights(replace(model.spec), arrays)
     plain = Model("no value bias", weights, weights)
@@ -203,3 +206,63 @@ def test_refusals(model: Model) -> None:
     ):
         with pytest.raises(BadRequest, match=said):
             wrong()
+
+
+GAINS = (3.0, 2.0, 1.0)
+
+
+def topical() -> Model:
+    """The last MLP writes tokens 6, 7, 8 (the topic) where it reads 0, 1, 2, and 9, another topic, where it reads 3."""
+    plants = [Plant(i, 6 + i, gain) for i, gain in enumerate(GAINS)] + [Plant(3, 9, 2.5)]
+    weights = planted(plants, "L0.mlp.out")
+    return Model("planted", weights, weights)
+
+
+def shift(model: Model, change: Change) -> np.ndarray:
+    """What the change does to the logits after each of the four tokens read, one token a prompt [read, token]."""
+    tokens, decoder = torch.arange(4)[:, None], Decoder(model.weights)
+    return (laid_over(decoder, change).run(tokens).logits - decoder.run(tokens).logits)[:, 0].numpy()
+
+
+def neurons(model: Model) -> np.ndarray:
+    """What the planted neurons read after each of the four tokens [read, neuron]."""
+    run = Decoder(model.weights).run(torch.arange(4)[:, None], capture=["L0.mlp_post"])
+    return run.cache["L0.mlp_post"][:, 0].numpy()
+
+
+def test_a_planted_topic_is_removed_and_nothing_else() -> None:
+    """Three dyads write the topic and are found beyond chance; removed whole, its logits fall by gain times what was
+    read, the other topic's dyad and every other logit stay, to rounding."""
+    model = topical()
+    found = candidates(model, model.weights["W_U"].T[6:9].copy(), ("L0.mlp.out",))
+    chosen = np.isclose(found.related, 1.0)
+    assert sorted(found.gains[chosen].round(9)) == sorted(GAINS)
+    assert sorted(found.gains[found.beyond].round(9)) == sorted(GAINS)
+    moved = shift(model, found.changed_by(np.where(chosen, -1.0, 0.0)))
+    read = neurons(model)
+    want = np.zeros_like(moved)
+    for i, gain in enumerate(GAINS):
+        want[:, 6 + i] = -gain * read[:, i]
+    np.testing.assert_allclose(moved, want, atol=1e-12)
+    assert read[0, 0] > 0.1
+
+
+def test_dampening_a_planted_topic_is_linear_in_the_dose_and_beats_one_dyad() -> None:
+    """At ‖ΔM‖ of the largest dyad removed (3), all three in proportion keep 1 − 3/√14 each: the topic's summed logits,
+    where each is read alike, fall by 6·3/√14 against 3, that is 6/√14 = 1.60 times as much."""
+    model = topical()
+    topic = model.weights["W_U"].T[6:9].sum(axis=0, keepdims=True)
+    found = candidates(model, topic, ("L0.mlp.out",))
+    np.testing.assert_allclose(found.related[np.isin(found.gains.round(9), GAINS)], 1 / 3, atol=1e-12)
+    epsilon = proportional(found.related, mu_of_size(found.related, found.gains, 3.0))
+    touched = np.isin(found.gains.round(9), GAINS)
+    np.testing.assert_allclose(epsilon[touched], -3 / np.sqrt(14), rtol=1e-9)
+    np.testing.assert_allclose(epsilon[~touched], 0, atol=1e-12)
+    one = np.where(found.gains.round(9) == 3.0, -1.0, 0.0)
+    falls = [shift(model, found.changed_by(e)) for e in (epsilon, one)]
+    read = neurons(model)
+    per_unit = [sum(f[i, 6 + i] / read[i, i] for i in range(3)) for f in falls]
+    assert per_unit[0] / per_unit[1] == pytest.approx(6 / np.sqrt(14), rel=1e-9)
+    doses = [shift(model, found.changed_by(t * epsilon))[0, 6] for t in (0.25, 0.5, 0.75, 1.0)]
+    np.testing.assert_allclose(doses, np.array([0.25, 0.5, 0.75, 1.0]) * doses[-1], rtol=1e-9)
+    assert (np.diff(doses) < 0).all()

@@ -10,18 +10,16 @@ from covector.analyses.choose_metric import Metric, on_text
 from covector.analyses.dyad_sweep import dyad_sweep, first_order_p, slopes, sweep
 from covector.analyses.sweep_setup import Ground, grounds, started, whole
 from covector.arch.toy import Plant, planted
+from covector.arch.toy import random_model as toy_model
 from covector.errors import BadRequest
 from covector.model.opened import Model
 from covector.model.overlay import Change, Update
 from covector.run.decoder import Decoder
 from covector.run.edit_runs import scaled
-from covector.run.edited import slopes as slopes_of
 from covector.run.neutral import Neutral
-from covector.run.prompts import Pair
 from random_checkpoints import random_model
 
 SITES = ("L*H*.ov", "L*.mlp.out")
-ANATOMIES = ("gpt2", "llama", "neox")
 
 
 def text_of(vocab: int, batch: int = 8, length: int = 7, seed: int = 0) -> Neutral:
@@ -113,16 +111,6 @@ def plant_model(site: str = "L0H0.ov") -> Model:
     return covector.open(planted(plants, site, n_vocab=24, d_model=32, d_head=8, d_mlp=24))
 
 
-def prompts_reading(token: int, others: list[int]) -> list[Pair]:
-    rng = np.random.default_rng(token)
-    pairs = []
-    for k in range(8):
-        tail = [token, token]
-        clean = np.array([*rng.permutation(others)[:3].tolist(), *tail])
-        pairs.append(Pair(clean, clean, label=f"name {k}"))
-    return pairs
-
-
 def test_the_planted_dyad_is_found_first() -> None:
     """Token 3 is read, so token 13 is written: of all dyads of all sites its own is removed with the largest effect."""
     model = plant_model()
@@ -143,22 +131,17 @@ def test_the_planted_dyad_is_found_first() -> None:
     assert row["slope"] == pytest.approx(row["effect"], rel=0.3)
 
 
-def test_p_of_random_changes_is_uniform() -> None:
-    """The p of a sweep, for dyads swapped against random changes: below .1 and .5 as often, within four errors."""
-    ground = ground_of(random_model("gpt2"))
-    found = ground.found
-    rng, hits = np.random.default_rng(0), []
-    G = ground.chosen.gradients(["L1.W_out"])["L1.W_out"]
-    second = ground.chosen.second(["L1.mlp_post"])["L1.mlp_post"]
-    from covector.linalg.sweeping import equal_output_p
-
-    for i in range(800):
-        u, w = rng.standard_normal(G.shape[0]), rng.standard_normal(G.shape[1])
-        w /= np.linalg.norm(w)
-        hits.append(equal_output_p(np.array([u @ G @ w]), u[None], G, second, draws=20, seed=i)[0])
-    for level in (0.1, 0.5):
-        assert abs(np.mean(np.array(hits) <= level) - level) < 4 * np.sqrt(level * (1 - level) / 800)
-    assert len(first_order_p(ground, ground.chosen, slopes(ground, ground.chosen), 0)) == len(found)
+def test_p_of_the_dyads_of_random_models_is_uniform() -> None:
+    """Below .05, .25 and .5 as often as it says, within four errors over twelve models (dyads of one are not free)."""
+    shares = []
+    for seed in range(12):
+        model = covector.open(toy_model(seed=seed, d_model=24, n_heads=3, d_head=8, d_mlp=20))
+        ground = grounds(model, metric_of(model, 100 + seed), SITES)
+        p = first_order_p(ground, ground.chosen, slopes(ground, ground.chosen), 0)
+        shares.append([(p <= level).mean() for level in (0.05, 0.25, 0.5)])
+    error = np.std(shares, axis=0, ddof=1) / np.sqrt(len(shares))
+    assert (np.abs(np.mean(shares, axis=0) - [0.05, 0.25, 0.5]) < 4 * error).all()
+    assert error.max() < 0.03
 
 
 def test_the_halves_do_not_meet_and_seeds_decide() -> None:
@@ -171,7 +154,6 @@ def test_the_halves_do_not_meet_and_seeds_decide() -> None:
     assert len(np.unique(a.measured)) == 10
     order = np.argsort(-np.abs(a.slopes[0]), kind="stable")
     np.testing.assert_array_equal(np.sort(a.measured[:4]), np.sort(order[:4]))
-    # Controls have the dyad's output: E‖Δoutput‖² over the held half, from the runs' own activations.
     assert np.isfinite(a.controls).all()
 
 

@@ -31,9 +31,9 @@ class Metric:
     decoder: Decoder
     words: str
     functional: Float[np.ndarray, " token"]
-    tokens: tuple[Int[np.ndarray, "batch position"], ...]
-    weights: tuple[Float[np.ndarray, "batch position"], ...]
-    clusters: tuple[Int[np.ndarray, " batch"], ...]
+    tokens: tuple[Int[np.ndarray, "_ _"], ...]
+    weights: tuple[Float[np.ndarray, "_ _"], ...]
+    clusters: tuple[Int[np.ndarray, " _"], ...]
     shares: Float[np.ndarray, " cluster"]
 
     def of(self, change: Change | None = None) -> Float[np.ndarray, " cluster"]:

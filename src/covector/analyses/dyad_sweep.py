@@ -2,7 +2,7 @@
 
 Chosen on one half of the names (or windows), measured on the other.
 
-Source: theory page Q5(d), Q13; `docs/theory/edits.md`, equations 9, 20 and 21.
+Source: theory page Q5(d), Q13; `docs/theory/edits.md`, equations 9, 23 and 24.
 """
 
 from collections.abc import Mapping, Sequence
@@ -92,7 +92,7 @@ def dyad_sweep(
     the concept, or with what the metric reads. All in logits, exact to rounding but for p (Monte-Carlo over what is
     read, exact over what is written).
     Raises BadRequest for no prompts, one name, sites that do not write to the stream, a frame other than raw.
-    Source: `docs/theory/edits.md`, equations 9, 20 and 21.
+    Source: `docs/theory/edits.md`, equations 9, 23 and 24.
     """
     for name, value, least in (("--first", top, 1), ("--sample", sample, 0), ("--draws", draws, 0)):
         if value < least:
@@ -220,13 +220,14 @@ def table_of(swept: Swept, seed: int) -> Table:
         Column("q", q[order], about=f"Benjamini–Hochberg over all {n:,} dyads"),
         Column("p_runs", values["p_runs"][order], about=f"the same, {swept.controls.shape[1]} changes run, held half"),
         Column("p_dyads", values["p_dyads"][order], about=f"share of {len(others)} other dyads that do as much"),
-        Column("group", [GROUPS[group[i]] for i in order], about="top: by |slope|; sample: random others; rest: not run"),
+        Column("group", [GROUPS[group[i]] for i in order],
+               about="top: by |slope|; sample: random others; rest: not run"),
         Column("held_slope", swept.slopes[1][order], "logits", 3, "first-order effect on the held half"),
     ]  # fmt: skip
     return Table(
         columns=columns, meta=_meta(swept, seed), title=_title(swept), says=_says(swept, q, columns),
-        not_says="One dyad at a time: what two do together, or what others make up for, is not seen. A dyad with a large "
-        "effect need not be about the task; side effects are in covector edit --neutral.",
+        not_says="One dyad at a time: what two do together, or what others make up for, is not seen. A dyad with a "
+        "large effect need not be about the task; side effects are in covector edit --neutral.",
         next=_next(ground, columns), picture=_picture, key=("dyad",),
     )  # fmt: skip
 
@@ -250,11 +251,8 @@ def _meta(swept: Swept, seed: int) -> dict:
 
 def _title(swept: Swept) -> str:
     ground = swept.ground
-    held = len(ground.held.metric.shares)
-    return (
-        f"{ground.model.name} · {ground.words} · {len(ground.found):,} dyads of {len(ground.found.sites)} sites · chosen "
-        f"on {len(ground.chosen.metric.shares)}, measured on {held} names or windows · by |effect|"
-    )
+    halves = " + ".join(str(len(half.metric.shares)) for half in (ground.chosen, ground.held))
+    return f"{ground.model.name} · {ground.words} · {len(ground.found):,} dyads, {halves} names or windows"
 
 
 def _says(swept: Swept, q: np.ndarray, columns: list[Column]) -> str:
@@ -265,8 +263,8 @@ def _says(swept: Swept, q: np.ndarray, columns: list[Column]) -> str:
     interval = f" (95 % {low:+.3f} to {high:+.3f})" if np.isfinite(low) else ""
     return (
         f"Removing {first} moves {swept.ground.words} by {found:+.3f}{interval} from {base:+.3f}; first order, from "
-        f"other names, {slope:+.3f}. {int((q <= LEVEL).sum())} of {len(q):,} dyads do more than random changes of equal "
-        f"output (q ≤ {LEVEL}). {_honest(swept)}"
+        f"other names, {slope:+.3f}. {int((q <= LEVEL).sum())} of {len(q):,} dyads do more than random changes of "
+        f"equal output (q ≤ {LEVEL}). {_honest(swept)}"
     )
 
 
@@ -276,9 +274,9 @@ def _honest(swept: Swept) -> str:
         return "Without a sample of the others nothing is known of what the gradient's order missed."
     m = h.missed
     return (
-        f"The gradient's order holds to a rank correlation of {h.correlation:.2f} (95 % {h.low:.2f} to {h.high:.2f}) with "
-        f"effects; of the {others:,} others {m.value * others:.0f} ({m.low * others:.0f} to {m.high * others:.0f}) do more "
-        f"than the median of the top {swept.top}."
+        f"The gradient's order holds to a rank correlation of {h.correlation:.2f} (95 % {h.low:.2f} to {h.high:.2f}) "
+        f"with effects. Of {others:,} others {m.value * others:.0f} ({m.low * others:.0f} to {m.high * others:.0f}) "
+        f"do more than the median of the top {swept.top}."
     )
 
 
@@ -289,10 +287,11 @@ def _next(ground: Ground, columns: list[Column]) -> str:
 
 def _picture(table: Table) -> Scatter:
     """Predicted against measured."""
-    here = np.flatnonzero(np.isfinite(table["effect"]))
+    here = np.flatnonzero(np.isfinite(table.column("effect").numbers))
     some = table.take(here)
+    x, y, low, high = (some.column(name).numbers for name in ("slope", "effect", "low", "high"))
     return Scatter(
-        x=some["slope"], y=some["effect"], x_name="first order, choosing half", y_name="effect, held half",
+        x=x, y=y, x_name="first order, choosing half", y_name="effect, held half",
         x_unit="logits", y_unit="logits", labels=[d if i < 8 else "" for i, d in enumerate(some["dyad"])],
-        groups=list(some["group"]), interval=(some["low"], some["high"]), diagonal=True,
+        groups=list(some["group"]), interval=(low, high), diagonal=True,
     )  # fmt: skip

@@ -112,17 +112,29 @@ def table_of(effects: Effects) -> Table:
 
 
 def _rows(effects: Effects) -> Iterator[dict[str, Any]]:
+    """The whole edit first, then its parts at dose 1, then tokens and the parts' other doses."""
+    whole, *parts = effects.parts
     last = int(np.flatnonzero(effects.setup.doses == 1)[0])
-    for m in effects.parts:
+    yield from _target(effects, whole, last, effects.setup.groups)
+    yield from _doses(effects, whole)
+    yield from _sham(effects)
+    yield from _text(effects, whole, last)
+    for m in parts:
         yield from _target(effects, m, last, effects.setup.groups)
-        others = [i for i in range(len(effects.setup.doses)) if i != last]
-        for i in others:
-            yield from _target(effects, m, i, (effects.setup.headline,))
-        yield from _sham(effects) if m is effects.parts[0] else ()
         yield from _text(effects, m, last)
-        for i in others:
-            yield from _kl(effects, m, i, {})
+    yield from _tokens(effects, whole)
+    for m in parts:
+        yield from _doses(effects, m)
         yield from _tokens(effects, m)
+
+
+def _doses(effects: Effects, m: Measured) -> Iterator[dict[str, Any]]:
+    """The observables of the headline group, and KL, at every dose but 1."""
+    others = [i for i, dose in enumerate(effects.setup.doses) if dose != 1]
+    for i in others:
+        yield from _target(effects, m, i, (effects.setup.headline,))
+    for i in others:
+        yield from _kl(effects, m, i, {})
 
 
 def _row(edit: str, dose: float, on: str, measure: str, unit: str, **values: Any) -> dict[str, Any]:

@@ -40,8 +40,11 @@ def words(effects: Effects, rows: Sequence[Row]) -> tuple[str, str, str, str]:
     setup = effects.setup
     m, o, names = effects.parts[0], setup.observables[0], len(set(setup.clusters))
     row = next(r for r in rows if r["dose"] == 1 and r["on"] == setup.headline and r["measure"] == str(o))
-    what = f"{len(setup.bench.pairs)} {'pairs' if setup.bench.sides == 2 else 'prompts'}"
-    title = f"{setup.model.name} · {setup.parts[0].edit.in_words()} · {what}, {names} names · {setup.draws} controls"
+    what = _counted(len(setup.bench.pairs), "pair" if setup.bench.sides == 2 else "prompt")
+    title = (
+        f"{setup.model.name} · {setup.parts[0].edit.in_words()} · {what}, {_counted(names, 'name')} · {setup.draws} "
+        "controls"
+    )
     of = f"{o}{' (clean − corrupt)' if setup.bench.sides == 2 else ''}"
     says = (
         f"{of} goes from {row['before']:+.3f} to {row['after']:+.3f}: {row['change']:+.3f}{_interval(row)}; first "
@@ -49,6 +52,10 @@ def words(effects: Effects, rows: Sequence[Row]) -> tuple[str, str, str, str]:
         f"{_neutral(effects, rows)} {_monotone(effects, m)}"
     )
     return title, says, _not_says(effects), again(setup, "dyad")
+
+
+def _counted(n: int, word: str) -> str:
+    return f"{n} {word}{'s' * (n != 1)}"
 
 
 def _interval(row: Row) -> str:

@@ -11,6 +11,7 @@ from covector.analyses.propagate import DATA_FREE, each_attention
 from covector.analyses.virtual_chain import chain_of
 from covector.analyses.virtual_heads import Sphere
 from covector.axes import Float
+from covector.errors import BadRequest
 from covector.linalg import chance
 from covector.linalg.chance.quadratic import gain_tail
 from covector.linalg.chance.streams import generator
@@ -39,6 +40,8 @@ def head_norms(
     Norms are exact; nothing is run, so attention, and what the stream holds, are not seen. Raises BadRequest, BadSite,
     NotOneToken, UnknownBasis.
     """
+    if draws < 1:
+        raise BadRequest(f"expected draws of at least 1, got {draws}; every length is shown beside random directions")
     view = without_bias(model, frame)
     observable = Observable.parse(observable, view) if isinstance(observable, str) else observable
     linear = Linearised(view.weights, (), DATA_FREE)

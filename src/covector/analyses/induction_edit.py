@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from covector.analyses.induction_heads import outputs_of
 from covector.axes import Float, Int
@@ -18,12 +17,12 @@ from covector.linalg.svd import svd
 from covector.model.address import Site
 from covector.model.opened import Model
 from covector.run.decoder import Decoder
+from covector.run.strings import passing
 from covector.study.edit import Edit
 from covector.study.edit_terms import READ, Dyads, Rewrite, Term
 
 LEAST, DYADS = "least", "dyads"
 WAYS = (LEAST, DYADS)
-ROWS = 32
 _BISECTIONS = 80
 
 
@@ -45,12 +44,9 @@ def reads_of(
     """Run the strings once, and collect what every block in `layers` reads through its attention's norm."""
     hooks = {layer: f"L{layer}.attn_normed" for layer in layers}
     parts: dict[int, list[np.ndarray]] = {layer: [] for layer in layers}
-    for first in range(0, len(strings), ROWS):
-        with torch.no_grad():
-            cache = decoder.run(torch.from_numpy(strings[first : first + ROWS]), capture=hooks.values()).cache
+    for cache in passing(decoder, strings, list(hooks.values())):
         for layer, hook in hooks.items():
-            value = cache[hook].double().cpu().numpy()
-            parts[layer].append(value.reshape(-1, value.shape[-1]))
+            parts[layer].append(cache[hook].reshape(-1, cache[hook].shape[-1]))
     place = {int(t): i for i, t in enumerate(ids)}
     which = np.array([place.get(int(t), -1) for t in strings.ravel()])
     if not set(range(len(ids))) <= set(which.tolist()):

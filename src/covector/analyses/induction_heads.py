@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from scipy import stats
 
 from covector.analyses.each_head import each_layer
@@ -18,12 +17,12 @@ from covector.linalg.chance.streams import Seed, generator
 from covector.linalg.retrieval import reaches_own
 from covector.model.opened import Model
 from covector.run.decoder import Decoder
+from covector.run.strings import passing
 
 LEVEL = 0.05
 # A head that pays less of its attention than this to the token behind the earlier one is no induction head, however
 # far beyond chance it is.
 LEAST = 0.2
-ROWS = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,11 +106,8 @@ def _looks(
     queries = np.arange(length - period, length - 1)
     rng = generator(seed, "induction places")
     own, null, count = 0.0, 0.0, len(tokens) * len(queries)
-    for first in range(0, len(tokens), ROWS):
-        rows = torch.from_numpy(tokens[first : first + ROWS])
-        with torch.no_grad():
-            cache = decoder.run(rows, capture=hooks).cache
-        A = np.concatenate([cache[h].double().cpu().numpy() for h in hooks], axis=1)[:, :, queries]
+    for cache in passing(decoder, tokens, hooks):
+        A = np.concatenate([cache[h] for h in hooks], axis=1)[:, :, queries]
         own = own + A[:, :, np.arange(len(queries)), queries - period + 1].sum(axis=(0, 2))
         i, j = np.arange(len(A))[:, None], np.arange(len(queries))[None]
         drawn = rng.integers(queries + 1, size=(draws, len(A), len(queries)))

@@ -58,11 +58,12 @@ def pool_of(
     draws: int,
     counts: Int[np.ndarray, " token"] | None = None,
 ) -> Int[np.ndarray, " n"]:
-    """Ids of the tokens that strings are made of, the target first: the given ones (labels or texts), or all, or those of like frequency.
+    """Ids of the tokens that strings are made of, the target first: those given, or all, or those of like frequency.
 
-    More than `draws` + 1 are cut to those whose frequency is nearest to the target's: nearest in `counts` (of a text),
-    or, without, nearest ids, as vocabularies of merges number tokens by frequency; only tokens that begin with a space
-    (or not) and are made of letters (or not) as the target. Labels in angle brackets are left out.
+    `given` are labels, or texts that are cut into tokens. More than `draws` + 1 are cut to those whose frequency is
+    nearest to the target's: nearest in `counts` (of a text), or, without, nearest ids, as vocabularies of merges number
+    tokens by frequency; only tokens that begin with a space (or not) and are made of letters (or not) as the target.
+    Labels in angle brackets are left out.
     Raises BadRequest for fewer than `SHORTEST` + 1 tokens, NotOneToken.
     """
     labels = labels_of(model)

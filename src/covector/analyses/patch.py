@@ -345,10 +345,10 @@ def _table(
     told, best_guess = list(guesses.items())[-1]
     slope, r2 = line(best_guess.mean(axis=1), mean)
     fit: dict[str, object] = {"guess": told, "slope": slope, "r2": r2}
-    named = told.replace("_", " ")
+    named = ""
     if told == "integrated":
         fit |= {"steps": steps, "error": float(np.abs(best_guess - effects).max())}
-        named = f"integrated, {steps} steps, error at most {fit['error']:.2g}"
+        named = f" · integrated, {steps} steps, error at most {fit['error']:.2g}"
     best = int(order[0])
     return Table(
         columns=columns,
@@ -356,22 +356,29 @@ def _table(
                            "pairs": pairs, "seed": seed, "kind": "measurement; first_order: fit", "total": total,
                            "first_order": fit, "names": groups, "null": "sign flips over names"},
         title=f"{model.name} · {observable} · {what} from {source} · {pairs} pairs of {groups} names · "
-        f"clean − corrupt {total:.3f} · {named}: slope {slope:.2f}, r² {r2:.2f}",
+        f"clean − corrupt {total:.3f}{named}",
         says=f"Replacing {names[best]} moves {observable} most, by {mean[best]:+.3f} of {total:.3f} {observable.unit}; "
         f"{int(np.sum(q < LEVEL))} of {len(names)} places have an effect beyond sign flips at a false-discovery rate "
         f"of "
         f"{LEVEL:.0%}.",
         not_says="Effects of single places do not add up (observe paths gives shares that do), and say nothing of "
         "prompts "
-        f"unlike these{_few(groups)}{'; ' + observable.warning if observable.warning else ''}.",
+        f"unlike these{_few(groups)}{_fit(told, slope, r2)}{'; ' + observable.warning if observable.warning else ''}.",
         next=f"covector observe shares {model.words} {observable.typed} with the same prompts",
         picture=_picture(places, mean, observable.unit),
         key=("place",),
     ).take(order)  # fmt: skip
 
 
+def _fit(guess: str, slope: float, r2: float) -> str:
+    """How well a guess that saw the same prompts does, which is no prediction; nothing where there is none."""
+    return f"; {guess} is a fit to these prompts (slope {slope:.2f}, r² {r2:.2f})" if np.isfinite(slope) else ""
+
+
 def _few(n: int) -> str:
     """A caution where so few pairs leave no room for a small p."""
+    if n == 1:
+        return "; one pair of names has no interval and no p"
     return f"; with {n} pairs of names no p is below {2.0 ** (1 - n):.2g}" if n <= 7 else ""
 
 

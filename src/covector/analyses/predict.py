@@ -309,8 +309,9 @@ def _table(
         title=f"{model.name} · {observable} · heads · {len(train)} pairs to train, "
         f"{n} with other {held or 'prompts'} · prediction: {best.over_places}",
         says="Features of the training pairs predict what patching heads does to the others with "
-        f"{best.over_places} over heads ({best.but_largest} without {names[int(np.argmax(np.abs(effect)))]}), within a "
-        f"head over pairs with r² {best.within.r2:.2f}; weights alone with r² "
+        f"{best.over_places} over heads ({best.but_largest} without {names[int(np.argmax(np.abs(effect)))]})"
+        + (f", within a head over pairs with r² {best.within.r2:.2f}" if np.isfinite(best.within.r2) else "")
+        + f"; weights alone with r² "
         f"{free.over_places.r2:.2f}, rank correlation {free.over_places.rank:.2f}. "
         + (f"Large norms without an effect: {', '.join(lost)}." if lost else "No large norm is without an effect."),
         not_says=f"It does not say that heads decide this: all effects are single, {total:.3f} logits are to be "

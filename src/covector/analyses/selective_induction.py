@@ -1,97 +1,17 @@
 """Selective induction: break … A B … A → B for one token B and for no other.
 
-The edit is the least change of what induction heads read that takes the token's value away. Every other token is
-taken as the target in turn, which says what such an edit does to tokens that it is not about.
+The edit is the least change of what induction heads read that takes the token's value away.
 
 Source: Q14 of the theory page; `docs/theory/edits.md`, equations 16–19.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-import numpy as np
-
-from covector.analyses.induction_edit import LEAST, WAYS, Maker, reads_of
-from covector.analyses.induction_heads import HeadEvidence, head_evidence, named_heads, require
-from covector.analyses.induction_runs import Rows, drops, outside, rows_of
-from covector.analyses.induction_strings import (
-    Repeats,
-    distinct,
-    labels_of,
-    length_for,
-    pool_of,
-    repeats,
-    start_of,
-    twice,
-)
-from covector.axes import Bool, Float, Int
-from covector.errors import BadRequest
-from covector.linalg.chance.streams import generator
+from covector.analyses.induction_edit import LEAST
+from covector.analyses.selective_measures import measure, set_up
+from covector.analyses.selective_tables import by_target
 from covector.model.opened import Model
-from covector.model.overlay import Change
 from covector.render import Table
-from covector.run.decoder import Decoder
-from covector.run.edit_runs import begins, decoder_of, drifts
-from covector.run.neutral import Neutral, neutral_text
-from covector.study.edit import Edit
-
-# Every edit is measured on all tokens where there are no more than these; else on its own, the target and some others.
-ALL, OTHERS = 42, 20
-# Strings without repeats: rows of Σ per dimension, times that a token is seen, and the most strings.
-ROWS_PER_DIMENSION, SEEN, MOST_STRINGS = 20, 60, 3000
-TWICE = 64
-Tick = Callable[[int, int, float, str], None]
-
-
-@dataclass(frozen=True, eq=False)
-class Setup:
-    """Everything that is decided before the measuring: tokens, heads, edits. ``target``: index among ``labels``."""
-
-    model: Model
-    decoder: Decoder
-    ids: Int[np.ndarray, " token"]
-    labels: tuple[str, ...]
-    target: int | None
-    start: tuple[int, ...]
-    length: int
-    heads: tuple[str, ...]
-    evidence: HeadEvidence
-    maker: Maker
-    pairs: int
-    draws: int
-    seed: int
-    neutral: Neutral | None
-
-    def edit(self, token: int) -> Edit:
-        """The edit for a token, by its index."""
-        return self.maker.edit(token)
-
-
-@dataclass(frozen=True, eq=False)
-class Found:
-    """What every edit (first axis) does to tokens (second axis); NaN where it was not measured.
-
-    ``p`` [token] and ``as_a_p``: probability of the right answer in the model as it is. ``fall``: fall of p(B) where
-    the token is B, ``logit`` the fall of its logit against the mean of the other tokens', ``as_a`` the fall of the
-    answer's probability where the token is A; ``each`` are the falls string by string [edit, token, string].
-    ``next``: rise of the token's loss (nats) where it is next in strings without repeats; ``kl`` mean KL there.
-    """
-
-    setup: Setup
-    p: Float[np.ndarray, " token"]
-    as_a_p: Float[np.ndarray, " token"]
-    each: Float[np.ndarray, "edit token string"]
-    logits: Float[np.ndarray, "edit token string"]
-    as_a: Float[np.ndarray, "edit token string"]
-    next: Float[np.ndarray, "edit token"]
-    kl: Float[np.ndarray, " edit"]
-    text_kl: Float[np.ndarray, " edit"]
-    text_loss: Float[np.ndarray, " edit"]
-
-    @property
-    def fall(self) -> Float[np.ndarray, "edit token"]:
-        """Mean fall of p(B) at the second A."""
-        return self.each.mean(axis=2)
 
 
 def selective_induction(
@@ -119,136 +39,6 @@ def selective_induction(
     ``dyads``, dyads of OV dampened by F6 to the same E‖xΔM‖². e and Σ come from strings that are not measured on.
     Raises BadRequest, BadSite, NotOneToken.
     """
-    from covector.analyses.selective_tables import by_target
-
     setup = set_up(model, token, heads=heads, tokens=tokens, pairs=pairs, keep=keep, draws=draws, way=way,
                    neutral=neutral, start=start, length=length, ridge=ridge, dtype=dtype, seed=seed)  # fmt: skip
     return by_target(measure(setup))
-
-
-def set_up(
-    model: Model,
-    token: str | None = None,
-    *,
-    heads: Sequence[str] = (),
-    tokens: Sequence[str] = (),
-    pairs: int = 32,
-    keep: float = 0.0,
-    draws: int = 200,
-    way: str = LEAST,
-    neutral: dict[str, list[str]] | None = None,
-    start: str = "auto",
-    length: int | None = None,
-    ridge: float = 1e-6,
-    dtype: str = "float64",
-    seed: int = 0,
-) -> Setup:
-    """Resolve the options of `selective_induction`; see there."""
-    _check(pairs, keep, draws, way, ridge)
-    _check_model(model)
-    raw = model.framed("raw")
-    decoder = decoder_of(raw, dtype)
-    begin = start_of(raw, start)
-    text = None if neutral is None else neutral_text(raw, neutral)
-    ids = pool_of(raw, token, tokens, draws, None if text is None else _counts(raw, text))
-    n = length_for(raw, len(ids), begin, length)
-    rng = generator(seed, "induction fit")
-    d = raw.spec.d_model
-    count = min(MOST_STRINGS, max(-(-ROWS_PER_DIMENSION * d // n), -(-SEEN * len(ids) // n)))
-    layers = [i for i, block in enumerate(raw.spec.blocks) if block.attn]
-    reads = reads_of(decoder, distinct(ids, begin, count, n, rng), ids, layers)
-    half = min(n, (raw.spec.n_ctx - len(begin)) // 2)
-    said_twice = twice(ids, begin, TWICE, half, generator(seed, "induction twice"))
-    means = {layer: r.means for layer, r in reads.items()}
-    evidence = head_evidence(raw, decoder, said_twice, half, ids, means, draws=max(draws, 200), seed=seed)
-    chosen = named_heads(raw, heads) if heads else require(evidence)
-    labels = tuple(labels_of(raw)[i] for i in ids)
-    maker = Maker(raw, chosen, labels, ids, reads, 1 - keep, ridge, way)
-    return Setup(raw, decoder, ids, labels, None if token is None else 0, tuple(begin), n, chosen, evidence, maker,
-                 pairs, draws, seed, text)  # fmt: skip
-
-
-def measure(setup: Setup, progress: Tick | None = None) -> Found:
-    """Lay every token's edit over the model in turn, and run the strings."""
-    changes = [setup.edit(t).change(setup.model) for t in range(len(setup.ids))]
-    first = begins(setup.model.spec, changes)
-    wanted = _wanted(setup)
-    n, seen = len(setup.ids), (lambda *_: None) if progress is None else progress
-    p, as_a_p = np.zeros((2, n))
-    each, logits, as_a = np.full((3, n, n, setup.pairs), np.nan)
-    for t in range(n):
-        some = np.flatnonzero(wanted[:, t])
-        over = [changes[i] for i in some]
-        as_b = _rows(setup, t, "B", first)
-        p[t], each[some, t], logits[some, t] = drops(setup.decoder, as_b, setup.ids, over, first)
-        as_a_p[t], as_a[some, t], _ = drops(setup.decoder, _rows(setup, t, "A", first), setup.ids, over, first)
-        seen(t + 1, n + 1, (t + 1) / (n + 1), f"strings with {setup.labels[t]}")
-    after, kl = outside(setup.decoder, _unrepeated(setup), setup.ids, len(setup.start), changes, first)
-    text = _on_text(setup, changes, first)
-    seen(n + 1, n + 1, 1.0, "strings without repeats")
-    return Found(setup, p, as_a_p, each, logits, as_a, after, kl, *text)
-
-
-def _check(pairs: int, keep: float, draws: int, way: str, ridge: float) -> None:
-    if pairs < 4:
-        raise BadRequest(f"--pairs: expected at least 4 strings per token, got {pairs}")
-    if not 0 <= keep < 1:
-        raise BadRequest(f"--keep: expected a share from 0 (all taken away) to below 1 (none), got {keep:g}")
-    if draws < 19:
-        raise BadRequest(f"--draws: expected at least 19 other tokens, so that p can be .05, got {draws}")
-    if way not in WAYS:
-        raise BadRequest(f"--way: expected {' or '.join(WAYS)}, got '{way}'")
-    if not ridge >= 0:
-        raise BadRequest(f"--ridge: expected 0 or more, got {ridge:g}")
-
-
-def _check_model(model: Model) -> None:
-    spec = model.spec
-    if spec.assembly.mode != "tokens" or spec.output("token") is None:
-        raise BadRequest(f"{model.name} predicts no tokens from tokens: expected a language model")
-    if not all(block.attn.causal for block in spec.blocks if block.attn):
-        raise BadRequest(f"{model.name} sees the tokens to come: expected a causal model, which has to copy to predict")
-
-
-def _wanted(setup: Setup) -> Bool[np.ndarray, "edit token"]:
-    """Which tokens every edit is measured on: its own, the target, and `OTHERS` others."""
-    n = len(setup.ids)
-    if n <= ALL:
-        return np.ones((n, n), dtype=bool)
-    found = np.eye(n, dtype=bool)
-    if setup.target is not None:
-        found[:, setup.target] = True
-    for t in range(n):
-        others = np.flatnonzero(~found[t])
-        found[t, generator((setup.seed, t), "induction others").choice(others, OTHERS, replace=False)] = True
-    return found
-
-
-def _rows(setup: Setup, token: int, role: str, first: int | None) -> Rows:
-    made: Repeats = repeats(setup.ids, setup.start, int(setup.ids[token]), setup.pairs, setup.length,
-                            (setup.seed, token), role)  # fmt: skip
-    return rows_of(setup.decoder, made.tokens, made.at, made.b, first)
-
-
-def _unrepeated(setup: Setup) -> Int[np.ndarray, "n position"]:
-    """Strings without repeats to measure on, in which every token is seen about `pairs` times."""
-    count = min(MOST_STRINGS, -(-setup.pairs * len(setup.ids) // setup.length))
-    return distinct(setup.ids, setup.start, count, setup.length, generator(setup.seed, "induction outside"))
-
-
-def _on_text(
-    setup: Setup, changes: Sequence[Change], first: int | None
-) -> tuple[Float[np.ndarray, " edit"], Float[np.ndarray, " edit"]]:
-    """Mean KL and rise of the loss on the neutral text, for the target (for all, where there is none)."""
-    kl, loss = np.full((2, len(changes)), np.nan)
-    if setup.neutral is None:
-        return kl, loss
-    some = list(range(len(changes))) if setup.target is None else [setup.target]
-    found = drifts(setup.decoder, setup.neutral, [changes[i] for i in some], first, lambda _: None)
-    kl[some], loss[some] = found[0].mean(axis=1), np.nanmean(found[1], axis=1)
-    return kl, loss
-
-
-def _counts(model: Model, text: Neutral) -> Int[np.ndarray, " token"]:
-    seen = np.concatenate([b[k] for b, k in zip(text.batches, text.kept, strict=True)])
-    return np.bincount(seen, minlength=len(labels_of(model)))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from covector.analyses.induction_heads import LEAST
-from covector.analyses.selective_induction import Found
+from covector.analyses.selective_measures import Found
 from covector.analyses.selective_words import caveat, meta_of, told, told_of_tokens
 from covector.axes import Float
 from covector.errors import BadRequest
@@ -24,10 +24,10 @@ def by_target(found: Found) -> Table:
     s = found.setup
     each = [judge(found.each, found.p, t, seed=(s.seed, t)) for t in range(len(s.ids))]
     own = np.arange(len(s.ids))
-    falls, logits, as_a = found.each[own, own], found.logits[own, own], found.as_a[own, own]
+    falls, logits, as_a = found.each[own, own], found.logits[own, own], np.diag(found.fall_as_a).copy()
     error = half_width(falls)
     p_as_a, p_next = (
-        np.array([_among(values, t) for t in range(len(own))]) for values in (found.as_a.mean(axis=2), found.next)
+        np.array([_among(values, t) for t in range(len(own))]) for values in (found.fall_as_a, found.next)
     )
     columns = [
         Column("target", list(s.labels), about="the token B that the edit is made for"),
@@ -37,16 +37,16 @@ def by_target(found: Found) -> Table:
         Column("fall", falls.mean(axis=1), "", 3, "fall of p(B) at the second A, held-out strings", chance="band_high"),
         Column("low", falls.mean(axis=1) - error, "", 3, "95 % interval over strings, lower end"),
         Column("high", falls.mean(axis=1) + error, "", 3, "upper end"),
-        Column("band_high", np.array([j.band[1] for j in each]), about="fall that 95 % of the other tokens stay below"),
-        Column("others", np.array([j.others for j in each]), about="median fall of p of the other tokens as B"),
+        Column("band_high", np.array([j.band[1] for j in each]), "", 4, "what 95 % of the other tokens stay below"),
+        Column("others", np.array([j.others for j in each]), "", 4, "median fall of p of the other tokens as B"),
         Column("ratio", np.array([j.ratio for j in each]), about="selectivity: fall over |median of the others|"),
         Column("worst", [s.labels[j.worst] for j in each], about="the other token whose p falls most"),
-        Column("its_fall", np.array([found.fall[t, j.worst] for t, j in enumerate(each)]), about="its fall",
+        Column("its_fall", np.array([found.fall[t, j.worst] for t, j in enumerate(each)]), "", 4, "its fall",
                chance="level"),
-        Column("as_a", as_a.mean(axis=1), about="fall of p of what followed, where the target is A"),
-        Column("next", np.diag(found.next).copy(), "nats", None,
+        Column("as_a", as_a, "", 4, "fall of p of what followed, where the target is A"),
+        Column("next", np.diag(found.next).copy(), "nats", 4,
                "rise of its loss where it is next in strings without repeats"),
-        Column("kl", found.kl, "nats", None, "mean KL(before ‖ after) at every place of strings without repeats"),
+        Column("kl", found.kl, "nats", 4, "mean KL(before ‖ after) at every place of strings without repeats"),
         *_text(found),
         Column("p", np.array([j.p for j in each]), about="among edits for other tokens, those that lower this as much"),
         Column("q", chance.bh(np.array([j.p for j in each])), about="Benjamini–Hochberg over targets"),
@@ -74,9 +74,9 @@ def by_token(found: Found) -> Table:
     s, t = found.setup, found.setup.target or 0
     some = np.flatnonzero(np.isfinite(found.fall[t]))
     order = some[np.argsort(-found.fall[t][some], kind="stable")]
-    falls, as_a = found.each[t][order], found.as_a[t][order]
+    falls, as_a = found.each[t][order], found.fall_as_a[t][order]
     error = half_width(falls)
-    mean, mean_a = found.fall, found.as_a.mean(axis=2)
+    mean, mean_a = found.fall, found.fall_as_a
     columns = [
         Column("token", [s.labels[i] for i in order], about="the token that stands as B"),
         Column("p_b", found.p[order], "", 2, "p(B) at the second A in the model as it is"),
@@ -86,7 +86,7 @@ def by_token(found: Found) -> Table:
         Column("from_others", _from_others(mean, order), about="|fall| that 95 % of the edits for other tokens cause"),
         Column("fall_logit", found.logits[t][order].mean(axis=1), "logits", 2,
                "fall of its logit against the mean of the other tokens'"),
-        Column("as_a", as_a.mean(axis=1), about="fall of p of what followed, where the token is A", chance="a_others"),
+        Column("as_a", as_a, "", 4, "fall of p of what followed, where the token is A", chance="a_others"),
         Column("a_others", _from_others(mean_a, order), about="|fall| that 95 % of the edits for other tokens cause"),
         Column("next", found.next[t][order], "nats", None,
                "rise of its loss where it is next in strings without repeats", chance="n_others"),

@@ -8,7 +8,7 @@ import numpy as np
 
 from covector.analyses.induction_edit import LEAST
 from covector.analyses.induction_strings import labels_of
-from covector.analyses.selective_induction import Found, Setup
+from covector.analyses.selective_measures import Found, Setup
 from covector.linalg.interval import half_width
 from covector.linalg.selectivity import Judged
 
@@ -43,10 +43,10 @@ def title_of(s: Setup) -> str:
 def told(found: Found, each: Sequence[Judged]) -> tuple[str, str, str]:
     """Title, says, next."""
     s = found.setup
-    alone = [s.labels[t] for t, j in enumerate(each) if j.alone]
+    alone = [t for t, j in enumerate(each) if j.alone and _breaks(found, j, t)]
     whole = (
-        f"{len(alone)} of {len(each)} tokens, each taken as the target, break alone"
-        + ("" if len(alone) == len(each) or s.target is not None else f" ({_named(s, each)} do not)")
+        f"{len(alone)} of {len(each)} tokens, each taken as the target, break alone (lose more than half of p)"
+        + ("" if len(alone) == len(each) or s.target is not None else f"; not so {_named(s, alone)}")
         + f"; largest fall of any other token {max(found.fall[t, j.worst] for t, j in enumerate(each)):.2g}."
     )
     if s.target is None:
@@ -63,13 +63,8 @@ def told(found: Found, each: Sequence[Judged]) -> tuple[str, str, str]:
 
 def _one(found: Found, j: Judged, t: int) -> str:
     s, error = found.setup, float(half_width(found.each[t, t]))
-    verdict = (
-        "Only it breaks"
-        if j.alone
-        else "It breaks, and others do too"
-        if j.hit
-        else "It is not shown to break more than others"
-    )
+    verb = "breaks" if _breaks(found, j, t) else "falls"
+    verdict = f"Only it {verb}" if j.alone else f"It {verb}, and others do too" if j.hit else "Nothing is shown"
     return (
         f"{verdict}: p({s.labels[t].strip()}) at the second A falls by {j.own:.3f} (95 % {j.own - error:.3f} to "
         f"{j.own + error:.3f}) from {found.p[t]:.3f}; 95 % of the others stay within {j.band[0]:+.2g} to "
@@ -83,7 +78,7 @@ def _count(broken: int) -> str:
 
 def _unharmed(found: Found, t: int | None) -> str:
     """What the edit does outside A B … A, the target's or the medians."""
-    kept = np.diag(found.as_a.mean(axis=2)), np.diag(found.next), found.kl
+    kept = np.diag(found.fall_as_a), np.diag(found.next), found.kl
     a, after, kl = (float(np.median(v) if t is None else v[t]) for v in kept)
     told = (
         f"Outside: as A the answer's p falls by {a:.2g}; where it is next without a repeat its loss rises by "
@@ -107,8 +102,13 @@ def told_of_tokens(found: Found, t: int) -> tuple[str, str, str]:
     return title_of(s), says, again(s, " --by target")
 
 
-def _named(s: Setup, each: Sequence[Judged]) -> str:
-    names = [f"'{s.labels[t]}'" for t, j in enumerate(each) if not j.alone]
+def _breaks(found: Found, j: Judged, t: int) -> bool:
+    """Whether it loses more than half of p."""
+    return bool(j.own > 0.5 * found.p[t])
+
+
+def _named(s: Setup, alone: Sequence[int]) -> str:
+    names = [f"'{label}'" for t, label in enumerate(s.labels) if t not in alone]
     return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
@@ -131,5 +131,7 @@ def again(s: Setup, more: str) -> str:
     words = "" if s.target is None else f" --token {shlex.quote(s.labels[s.target])}"
     if set(s.heads) != set(s.evidence.found):
         words += "".join(f" --heads {h}" for h in s.heads)
+    words += "".join(f" --tokens {shlex.quote(text)}" for text in s.given)
     words += "" if s.maker.way == LEAST else f" --way {s.maker.way}"
+    words += "" if s.maker.share == 1 else f" --keep {1 - s.maker.share:g}"
     return f"covector induction {s.model.words}{words}{more}"

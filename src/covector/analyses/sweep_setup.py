@@ -1,6 +1,6 @@
 """What a sweep stands on: all dyads of the sites, a metric in two halves, runs that start at the changed block.
 
-Source: `docs/theory/edits.md`, equations 8, 9 and 20.
+Source: `docs/theory/edits.md`, equations 8, 9 and 23.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -47,8 +47,8 @@ class Started:
         total = np.zeros(len(m.shares))
         with torch.no_grad():
             for i, (tokens, weights, own) in enumerate(zip(m.tokens, m.weights, m.clusters, strict=True)):
-                if first in self.streams:
-                    run = decoder.run(resid_in=self.streams[first][i], first=first or 0, at=self.at[i])
+                if first is not None and first in self.streams:
+                    run = decoder.run(resid_in=self.streams[first][i], first=first, at=self.at[i])
                 else:
                     run = decoder.run(torch.from_numpy(np.array(tokens)), at=self.at[i])
                 value = (run.logits @ torch.from_numpy(m.functional).to(run.logits)).double().cpu().numpy()

@@ -204,7 +204,8 @@ def _proof(found: BestPaths, by: str) -> str:
     if by == "ratio":
         return "all listed"
     share = found.generated / max(found.total, 1)
-    looked = f"{found.expanded:,} expanded, {100 * share:.2g} % of all looked at"
+    percent = f"{100 * share:.0f}" if share >= 0.1 else f"{100 * share:.2g}"
+    looked = f"{found.expanded:,} expanded, {percent} % of all looked at"
     return f"proven: {looked}" if found.proven else f"NOT proven: {looked}"
 
 

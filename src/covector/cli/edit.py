@@ -176,7 +176,8 @@ def edit(
 
 def on_screen(table):
     """The table without the columns that a screen has no room for; files and JSON have them."""
-    kept = [c for c in table.columns if c.name in table.key or c.name not in ("unit", "after", "edit")]
+    hidden = ("unit", "after", "q") if "edit" in table.key else ("unit", "after", "edit")
+    kept = [c for c in table.columns if c.name not in hidden]
     return dataclasses.replace(table, columns=kept) if table.meta["analysis"] == "edit_effect" else table
 
 

@@ -56,7 +56,7 @@ def induction(
     quiet: Quiet = False,
 ) -> None:
     """Break … A B … A → B for one token B and no other: what falls, for which tokens, and what else changes."""
-    from covector.analyses.selective_induction import measure, set_up
+    from covector.analyses.selective_measures import measure, set_up
     from covector.analyses.selective_tables import BY, table_of
     from covector.cli.opening import opened as open_model
     from covector.cli.output import emit, refuse_plot, save

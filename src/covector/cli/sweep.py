@@ -1,13 +1,12 @@
 """`covector sweep`: which directions, heads, units or concepts decide a metric, found by removing them."""
 
-import dataclasses
 import time
 from typing import Annotated
 
 import typer
 
 from covector.cli.edit import NeutralText, Observe
-from covector.cli.observe import Centred, Output, continued, observable_of, pairs_of
+from covector.cli.observe import Centred, Output, observable_of, pairs_of
 from covector.cli.options import (
     At,
     Bos,
@@ -44,12 +43,17 @@ def sweep(
     bos: Bos = "auto",
     at: At = "end",
     concept: Annotated[
-        list[str] | None, typer.Option("--concept", help="Weighted tokens: \"' fire' + ' flame'\" (repeatable).")
+        list[str] | None,
+        typer.Option("--concept", help="Weighted tokens: \"' fire' + ' flame'\" (repeatable; NAME=… names it)."),
     ] = None,
     neutral: NeutralText = None,
     tokens: Annotated[int, typer.Option("--tokens", help="Tokens of text that are looked at.")] = 1024,
-    sites: Annotated[str, typer.Option("--sites", help="Where, with commas.")] = "L*H*.ov,L*.mlp.out",
-    first: Annotated[int, typer.Option("--first", help="How many are measured, largest first.")] = 32,
+    sites: Annotated[
+        str | None, typer.Option("--sites", help="Where, with commas (L*H*.ov,L*.mlp.out; units: heads alone).")
+    ] = None,
+    first: Annotated[
+        int | None, typer.Option("--first", help="How many are measured, largest first (32; units 3, granularity 10).")
+    ] = None,
     sample: Annotated[int, typer.Option("--sample", help="How many of the other dyads are measured too.")] = 64,
     draws: Annotated[int, typer.Option("--draws", help="Random changes, sets or orders behind every p.")] = 100,
     topic: Annotated[str | None, typer.Option("--topic", help="units: which topic of --neutral is the unit's.")] = None,
@@ -71,13 +75,15 @@ def sweep(
     from covector.cli.opening import opened as open_model
     from covector.cli.output import emit
     from covector.cli.progress import Progress
-    from covector.cli.sweep_forms import Asked, check, run
+    from covector.cli.sweep_forms import FIRST, SITES, Asked, check, named, run
     from covector.run.neutral import read_neutral
 
     start = time.perf_counter()
     if by not in BY:
         raise BadRequest(f"--by: expected {', '.join(BY)}, got '{by}'")
-    asked = Asked(by, tuple(observe or ()), tuple(concept or ()), tuple(neutral or ()), tuple(sites.split(",")), first,
+    where = sites or ("L*H*.ov" if by == "units" else SITES)
+    many = FIRST[by] if first is None else first
+    asked = Asked(by, tuple(observe or ()), *named(concept or []), tuple(neutral or ()), tuple(where.split(",")), many,
                   sample, draws, topic, tokens, seed, at, bos, dtype)  # fmt: skip
     check(asked, has_prompts=bool(template or prompts))
     documents = read_neutral(asked.neutral) if asked.neutral else None
@@ -87,5 +93,4 @@ def sweep(
     progress = Progress(quiet)
     table = run(asked, opened, observables, pairs, documents, progress)
     progress.close()
-    table = dataclasses.replace(continued(table, template, fill, prompts))
     emit(table, as_json=json, out=out, plot=plot, quiet=quiet, seconds=time.perf_counter() - start, top=top)

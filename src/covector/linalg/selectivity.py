@@ -22,12 +22,13 @@ RESAMPLES = 400
 class Judged:
     """One edit on its own token and on the others.
 
-    ``own`` the mean effect on its token, ``low`` the lower end of its 95 % interval; ``others`` the median over the others, ``ratio`` own over |others|, and its
-    95 % interval over measurements (bootstrap). ``band`` is what `SHARE` of the others stay within, ``worst`` the
-    index of the other that is hit most. ``p``: among the edits made for other tokens, those that hit this one as much;
-    ``least_p`` is the least that there are enough of them for. ``broken`` counts the others that lose more than half as
-    large a share of what they had (`HALF`, `TENTH`). ``level``: what the token hit most beside the target stays within for `SHARE` of the
-    other edits; ``beyond`` counts the others that this edit hits beyond it (one edit in twenty does so by itself).
+    ``own`` the mean effect on its token, ``low`` the lower end of its 95 % interval; ``others`` the median over the
+    others; ``ratio`` own over |others|, and its 95 % interval over measurements (bootstrap). ``band`` is what `SHARE`
+    of the others stay within, ``worst`` the index of the other that is hit most. ``p``: among the edits made for other
+    tokens, those that hit this one as much; ``least_p`` is the least that there are enough of them for. ``broken``
+    counts the others that lose more than half as large a share of what they had (`HALF`, `TENTH`). ``level``: what the
+    token hit most beside the target stays within for `SHARE` of the other edits; ``beyond`` counts the others that
+    this edit hits beyond it (one edit in twenty does so by itself).
     """
 
     own: float
@@ -75,7 +76,8 @@ def judge(
     middle = float(np.median(others))
     low, high = _interval(each[edit], edit, rest, seed)
     return Judged(
-        own, own - float(half_width(each[edit, edit])), middle, _ratio(own, middle), low, high, (-upper(-others), upper(others)), int(rest[np.argmax(others)]),
+        own, own - float(half_width(each[edit, edit])), middle, _ratio(own, middle), low, high,
+        (-upper(-others), upper(others)), int(rest[np.argmax(others)]),
         (1 + int(np.sum(column >= own))) / (1 + len(column)), 1 / (1 + len(column)),
         level, int(np.sum(np.abs(others) > level)),
         int(np.sum((others / had[rest] > HALF * own / had[edit]) & (had[rest] >= TENTH * had[edit]))),

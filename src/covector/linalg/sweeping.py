@@ -1,6 +1,6 @@
 """Sweeps over many directions: what a gradient says of random changes of equal output, and how honest its order is.
 
-Source: `docs/theory/edits.md`, equations 20–22.
+Source: `docs/theory/edits.md`, equations 23–25.
 """
 
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ def equal_output_p(
     The change of direction i is rᵢᵀvᵢ with unit vᵢ; `reads` are the rᵢ, `second` is E[xᵀx] of what the matrix reads,
     `effects` are ⟨G, rᵢᵀvᵢ⟩. A random change takes u and w uniform on the spheres, scaled to rᵢ's E(x·rᵢ)². Over w the
     tail is exact, over u it is the mean of `draws` and of the direction's own rᵢ: a valid p at any number of draws,
-    without a floor (equation 20). 1 where there is no output or no gradient.
+    without a floor (equation 23). 1 where there is no output or no gradient.
     """
     n, m = gradient.shape
     u = haar_directions(draws, n, seed)
@@ -96,9 +96,7 @@ def honesty(
     return Honesty(rank_correlation(a, b, weight), float(low), float(high), clustered_share(hits, np.arange(sample)))
 
 
-def rank_correlation(
-    x: Float[np.ndarray, " k"], y: Float[np.ndarray, " k"], weight: Float[np.ndarray, " k"]
-) -> float:
+def rank_correlation(x: Float[np.ndarray, " k"], y: Float[np.ndarray, " k"], weight: Float[np.ndarray, " k"]) -> float:
     """Spearman's correlation of weighted values: of the share of the weight below each, ties at their middle."""
     a, b = _ranks(x, weight), _ranks(y, weight)
     total = weight.sum()
@@ -133,9 +131,7 @@ def off_diagonal(K: Float[np.ndarray, "*batch k k"]) -> Float[np.ndarray, "*batc
     return np.asarray(np.divide(whole - own, whole, out=np.full_like(whole, np.nan), where=whole > 0))
 
 
-def share_of_size(
-    gains: Float[np.ndarray, " r"], wanted: float, order: np.ndarray
-) -> Float[np.ndarray, " r"]:
+def share_of_size(gains: Float[np.ndarray, " r"], wanted: float, order: np.ndarray) -> Float[np.ndarray, " r"]:
     """ε ≤ 0 that removes dyads in this order until Σε²σ² = `wanted`, the last one in part; all if there is not enough.
 
     So that sets of dyads have the same ‖ΔM‖_F.

@@ -12,7 +12,7 @@ from covector.model.overlay import Change
 from covector.run.decoder import Decoder
 from covector.run.edited import laid_over
 
-ROWS = 64
+ROWS = 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,28 +32,37 @@ def rows_of(
     answer: Int[np.ndarray, " n"],
     first: int | None,
 ) -> Rows:
-    """Run what all edits have in common, once."""
-    return Rows(tokens, at, answer, _entering(decoder, tokens, first))
+    """Run what all edits have in common, once: up to block `first` (None: nothing)."""
+    parts = [_entering(decoder, some, first) for some in _some(tokens)]
+    return Rows(tokens, at, answer, None if parts[0] is None else torch.cat([p for p in parts if p is not None]))
 
 
-def drops(
-    decoder: Decoder, rows: Rows, ids: Int[np.ndarray, " token"], changes: Sequence[Change], first: int | None
-) -> tuple[float, Float[np.ndarray, "edit n"], Float[np.ndarray, "edit n"]]:
-    """Mean p(answer) of the model as it is; under every change the falls of p(answer), and of the answer's logit
-    against the mean logit of the other tokens `ids`, string by string."""
-    answer = torch.from_numpy(rows.answer)
-    column = torch.from_numpy(np.argmax(ids[None] == rows.answer[:, None], axis=1))
+def passing(
+    decoder: Decoder, tokens: Int[np.ndarray, "n position"], hooks: Sequence[str], rows: int = 32
+) -> Iterator[dict[str, np.ndarray]]:
+    """What passes at hook points, `rows` strings at a time, in float64."""
+    for begin in range(0, len(tokens), rows):
+        with torch.no_grad():
+            cache = decoder.run(torch.from_numpy(np.array(tokens[begin : begin + rows])), capture=hooks).cache
+        yield {hook: cache[hook].double().cpu().numpy() for hook in hooks}
 
-    def read(one: Decoder) -> tuple[np.ndarray, np.ndarray]:
-        logits = _logits(one, rows.tokens, rows.stream, first, torch.from_numpy(rows.at))[:, 0].double().cpu()
-        p = logits.log_softmax(-1).gather(1, answer[:, None]).exp()[:, 0]
-        own = logits[:, torch.from_numpy(ids)]
-        mine = own.gather(1, column[:, None])[:, 0]
-        return p.numpy(), (mine - (own.sum(1) - mine) / (len(ids) - 1)).numpy()
 
-    p, logit = read(decoder)
-    after = [read(laid_over(decoder, change)) for change in changes]
-    return float(p.mean()), p - np.stack([a for a, _ in after]), logit - np.stack([b for _, b in after])
+def answers(
+    decoder: Decoder, rows: Rows, ids: Int[np.ndarray, " token"], some: Int[np.ndarray, " n"], first: int | None
+) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """p(answer) at the second A, and its logit against the mean logit of the other tokens `ids`, of some rows."""
+    p, against = [], []
+    for begin in range(0, len(some), ROWS):
+        here = some[begin : begin + ROWS]
+        stream = None if rows.stream is None else rows.stream[torch.from_numpy(here)]
+        logits = _logits(decoder, rows.tokens[here], stream, first, torch.from_numpy(rows.at[here]))[:, 0]
+        logits = logits.double().cpu()
+        answer = torch.from_numpy(rows.answer[here])[:, None]
+        own = logits.gather(1, answer)[:, 0]
+        p.append(logits.log_softmax(-1).gather(1, answer)[:, 0].exp().numpy())
+        others = logits[:, torch.from_numpy(np.array(ids))].sum(1) - own
+        against.append((own - others / (len(ids) - 1)).numpy())
+    return np.concatenate(p), np.concatenate(against)
 
 
 def outside(
