@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from covector.analyses.compose import compose as compose
     from covector.analyses.couple import couple as couple
     from covector.analyses.couple import coupling as coupling
+    from covector.analyses.debias import debias as debias
     from covector.analyses.diff import diff as diff
     from covector.analyses.dyad_sweep import dyad_sweep as dyad_sweep
     from covector.analyses.edit_effect import edit_effect as edit_effect
@@ -26,12 +27,18 @@ if TYPE_CHECKING:
     from covector.analyses.ioi import ioi as ioi
     from covector.analyses.ioi_prompts import ioi_tasks as ioi_tasks
     from covector.analyses.joint_unit import joint_units as joint_units
+    from covector.analyses.layernorm import layernorm as layernorm
     from covector.analyses.locate import locate as locate
+    from covector.analyses.neurons import neurons as neurons
     from covector.analyses.patch import patch as patch
     from covector.analyses.paths import paths as paths
+    from covector.analyses.predict import predict_heads as predict_heads
+    from covector.analyses.predict_path import predict_path as predict_path
+    from covector.analyses.probes import probes as probes
     from covector.analyses.propagate import propagate as propagate
     from covector.analyses.rank_sweep import rank_sweep as rank_sweep
     from covector.analyses.readout import readout as readout
+    from covector.analyses.regions import regions as regions
     from covector.analyses.relation import relation as relation
     from covector.analyses.replicate.conjecture import replicate_conjecture as replicate_conjecture
     from covector.analyses.replicate.conjecture import replicated_lists as replicated_lists
@@ -41,7 +48,9 @@ if TYPE_CHECKING:
     from covector.analyses.selective_induction import selective_induction as selective_induction
     from covector.analyses.shares import shares as shares
     from covector.analyses.spectrum import spectrum as spectrum
+    from covector.analyses.steer import steer as steer
     from covector.analyses.studies import studies as studies
+    from covector.analyses.virtual_heads import virtual_heads as virtual_heads
     from covector.atlases import fired as fired
     from covector.atlases import open_atlas as open_atlas
     from covector.atlases import trace as trace
@@ -89,6 +98,7 @@ _HOMES = {
     "compose": "covector.analyses.compose",
     "couple": "covector.analyses.couple",
     "coupling": "covector.analyses.couple",
+    "debias": "covector.analyses.debias",
     "diff": "covector.analyses.diff",
     "dyad_sweep": "covector.analyses.dyad_sweep",
     "edit_effect": "covector.analyses.edit_effect",
@@ -100,16 +110,22 @@ _HOMES = {
     "ioi": "covector.analyses.ioi",
     "ioi_tasks": "covector.analyses.ioi_prompts",
     "joint_units": "covector.analyses.joint_unit",
+    "layernorm": "covector.analyses.layernorm",
     "locate": "covector.analyses.locate",
+    "neurons": "covector.analyses.neurons",
     "open": "covector.workbench",
     "open_atlas": "covector.atlases",
     "patch": "covector.analyses.patch",
     "paths": "covector.analyses.paths",
+    "predict_heads": "covector.analyses.predict",
+    "predict_path": "covector.analyses.predict_path",
+    "probes": "covector.analyses.probes",
     "propagate": "covector.analyses.propagate",
     "rank_sweep": "covector.analyses.rank_sweep",
     "read_input_pairs": "covector.run.inputs_file",
     "read_pairs": "covector.run.prompts",
     "readout": "covector.analyses.readout",
+    "regions": "covector.analyses.regions",
     "relation": "covector.analyses.relation",
     "replicate_claims": "covector.analyses.replicate.obprop_claims",
     "replicate_conjecture": "covector.analyses.replicate.conjecture",
@@ -121,10 +137,12 @@ _HOMES = {
     "selective_induction": "covector.analyses.selective_induction",
     "shares": "covector.analyses.shares",
     "spectrum": "covector.analyses.spectrum",
+    "steer": "covector.analyses.steer",
     "studies": "covector.analyses.studies",
     "svd": "covector.linalg.svd",
     "trace": "covector.atlases",
     "transformers_runner": "covector.workbench",
+    "virtual_heads": "covector.analyses.virtual_heads",
 }
 
 __all__ = [
@@ -148,6 +166,7 @@ __all__ = [
     "compose",
     "couple",
     "coupling",
+    "debias",
     "diff",
     "dyad_sweep",
     "edit_effect",
@@ -159,16 +178,22 @@ __all__ = [
     "ioi",
     "ioi_tasks",
     "joint_units",
+    "layernorm",
     "locate",
+    "neurons",
     "open",
     "open_atlas",
     "patch",
     "paths",
+    "predict_heads",
+    "predict_path",
+    "probes",
     "propagate",
     "rank_sweep",
     "read_input_pairs",
     "read_pairs",
     "readout",
+    "regions",
     "relation",
     "replicate_claims",
     "replicate_conjecture",
@@ -180,10 +205,12 @@ __all__ = [
     "selective_induction",
     "shares",
     "spectrum",
+    "steer",
     "studies",
     "svd",
     "trace",
     "transformers_runner",
+    "virtual_heads",
 ]
 
 

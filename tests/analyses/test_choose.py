@@ -266,3 +266,38 @@ def test_dampening_a_planted_topic_is_linear_in_the_dose_and_beats_one_dyad() ->
     doses = [shift(model, found.changed_by(t * epsilon))[0, 6] for t in (0.25, 0.5, 0.75, 1.0)]
     np.testing.assert_allclose(doses, np.array([0.25, 0.5, 0.75, 1.0]) * doses[-1], rtol=1e-9)
     assert (np.diff(doses) < 0).all()
+
+
+def test_what_fills_windows_up_is_not_counted(model: Model) -> None:
+    """tᵢ, and the metric's tokens, over a text's own tokens: as if every window were run alone."""
+    draw, decoder = np.random.default_rng(3), Decoder(model.weights)
+    rows = [draw.integers(1, model.spec.n_vocab, n) for n in (9, 4, 6)]
+    tokens, kept = np.zeros((3, 9), dtype=np.int64), np.zeros((3, 9), dtype=bool)
+    for i, row in enumerate(rows):
+        tokens[i, : len(row)], kept[i, : len(row)] = row, True
+    window = np.repeat(np.arange(3), [9, 4, 6])
+    text = Neutral((tokens,), (kept,), ("neutral",), np.zeros(19, dtype=int), window)
+    found = candidates(model, concept(model), ("L1H0.ov", "L1.mlp.out"))
+    alone = sum(usage(decoder, [row[None]], found) * len(row) for row in rows) / 19
+    np.testing.assert_allclose(usage(decoder, text.batches, found, text.kept), alone, rtol=1e-10)
+    metric = on_text(decoder, "a functional", np.ones(model.spec.n_vocab), text)
+    np.testing.assert_allclose(usage(decoder, metric.tokens, found, metric.kept), alone, rtol=1e-10)
+    one, other = split(metric)
+    assert [int(k.sum()) for k in (*one.kept, *other.kept)] == [15, 4]
+
+
+def test_the_interval_of_a_metric_is_that_of_its_shares(model: Model) -> None:
+    """Clusters that count unequally: a constant has no error, and one with no share counts for nothing."""
+    metric = replace(metric_of(model), shares=np.array([0.5, 0.3, 0.2, 0.0]))
+    assert metric.half(np.full(4, 3.0)) == pytest.approx(0, abs=1e-12)
+    assert metric.half(np.array([1.0, 2.0, 4.0, 5.0])) == pytest.approx(metric.half(np.array([1.0, 2.0, 4.0, -900.0])))
+    equal, values = replace(metric, shares=np.full(4, 0.25)), np.array([1.0, 2.0, 4.0, 5.0])
+    assert equal.half(values) == pytest.approx(3.182446 * values.std(ddof=1) / 2, rel=1e-6)
+
+
+@pytest.mark.parametrize("way", ["dampened", "optimised"])
+def test_a_budget_that_nothing_meets_is_refused(model: Model, way: str) -> None:
+    budget = budget_of(Decoder(model.stored), text_of(model), 1e-15)
+    found = candidates(model, concept(model), SITES)
+    with pytest.raises(BadRequest, match="nothing meets 1e-15"):
+        dampened(found, every=True, budget=budget) if way == "dampened" else optimised(found, metric_of(model), budget)

@@ -19,7 +19,7 @@ TASK = {"token 3": 1.0, "token 7": -1.0}
 
 def pair(clean: list[int], corrupt: list[int], **slots: int) -> Pair:
     words = (" ".join(map(str, clean)), " ".join(map(str, corrupt)))
-    return Pair(tuple(clean), tuple(corrupt), {**slots, "end": len(clean) - 1}, words)
+    return Pair(tuple(clean), tuple(corrupt), {**slots, "end": len(clean) - 1}, words, words)
 
 
 PAIRS = [

@@ -143,6 +143,14 @@ def test_concepts_with_a_common_direction_cross_beyond_random_sets() -> None:
     assert table.meta["off_diagonal"] > 0.1
 
 
+def test_rows_are_removed_and_columns_measured() -> None:
+    """Token 10 is all of one metric and half of the other: with all directions gone its own metric loses twice that."""
+    table = matrix_of(plants(), [[10], [10, 11]], draws=2)
+    K = {(r["removed"], r["measured"]): r["effect"] for r in table.rows}
+    assert K["[10]", "[10, 11]"] < 0
+    assert K["[10, 11]", "[10]"] == pytest.approx(2 * K["[10]", "[10, 11]"], rel=1e-6)
+
+
 def test_random_sets_have_the_size_of_the_concepts_at_every_site(model: Model) -> None:
     found = candidates(model, np.random.default_rng(0).standard_normal((1, model.spec.d_model)), SITES)
     epsilon = np.zeros(len(found))
@@ -229,6 +237,7 @@ def test_difference_of_means_has_its_interval() -> None:
     assert found.did == pytest.approx(a.mean() - b.mean())
     half = np.hypot(*(t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)) for x in (a, b)))
     assert found.high - found.did == pytest.approx(half)
+    assert found.did - found.low == pytest.approx(half)
 
 
 def test_units_refuse_text_of_one_topic_and_mlps() -> None:

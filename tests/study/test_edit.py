@@ -339,3 +339,61 @@ def test_results_of_an_edited_model_say_so() -> None:
     assert [e["edit"] for e in edited.meta["edits"]] == ["L1H1.ov:0*0", "L0H1.ov:0*2"]
     assert edited.stored.origin("L1.W_O") != gpt2().stored.origin("L1.W_O")
     assert edited.stored.origin("L1.W_V") == gpt2().stored.origin("L1.W_V")
+
+
+@pytest.mark.parametrize(("family", "site", "side"), [
+    (f, s, side) for f in ("gpt2", "gpt_neox") for s, side in (("L1H1.ov", "write"), ("L1.mlp.out", "write"),
+                                                              ("L1H1.qk", "read"), ("L1.mlp.in", "read"))
+])  # fmt: skip
+@pytest.mark.parametrize("frame", ["folded", "gauge_fixed", "tl_default"])
+def test_a_direction_with_a_part_along_1_does_in_a_frame_what_it_does_to_the_framed_matrix(
+    family: str, site: str, side: str, frame: str
+) -> None:
+    """M'= M_f(I + ε ccᵀ), up to what is written along 1 in a frame that takes it off."""
+    framed = random_model(family).framed(frame)
+    c = np.random.default_rng(4).standard_normal(framed.spec.d_model) + 1.0
+    c /= np.linalg.norm(c)
+    M = dense(framed, site)
+    want = M - 0.7 * (np.outer(M @ c, c) if side == "write" else np.outer(c, c @ M))
+    got = dense(framed.edited(Edit.within(site, c, -0.7, side)), site)
+    if frame != "folded" and side == "write":
+        want -= want.mean(axis=1, keepdims=True)
+    if side == "read":  # read through a LayerNorm, where nothing lies along 1
+        want -= want.mean(axis=0, keepdims=True)
+    np.testing.assert_allclose(got, want, atol=1e-11)
+
+
+def test_spans_that_commute_are_not_refused_for_rounding() -> None:
+    """Two bases of one span: the order makes nothing, though every product of two terms is there."""
+    model, draw = gpt2(), np.random.default_rng(0)
+    Q = np.linalg.qr(draw.standard_normal((20, 3)))[0].T
+    for _ in range(30):
+        other = np.linalg.qr(draw.standard_normal((3, 3)))[0] @ Q
+        (Edit.within("L1H1.ov", Q, -0.5) + Edit.within("L1H1.ov", other, -0.3)).resolve(model)
+
+
+def test_what_is_as_good_as_removed_has_no_inverse() -> None:
+    with pytest.raises(BadRequest, match="only the base still has it"):
+        Edit.dyads("L1H1.ov", {0: -1 + 1e-14}).inverse(gpt2())
+
+
+def test_a_bias_behind_a_gate_cannot_take_what_a_folded_norm_adds_in_front_of_it() -> None:
+    import dataclasses
+
+    from covector.arch.toy import random_model as toy
+    from covector.model.spec import MLP
+    from covector.model.weights import ArrayWeights
+
+    base = toy(gated=True, activation="silu")
+    spec, draw = base.spec, np.random.default_rng(0)
+    blocks = tuple(dataclasses.replace(b, sublayers=tuple(
+        dataclasses.replace(s, part=dataclasses.replace(s.part, bias_after_gate=True)) if isinstance(s.part, MLP) else s
+        for s in b.sublayers)) for b in spec.blocks)  # fmt: skip
+    arrays = {n: np.array(base[n]) for n in base.names()}
+    arrays["L1.mlp_norm.bias"] = draw.standard_normal(spec.d_model)
+    weights = ArrayWeights(dataclasses.replace(spec, blocks=blocks), arrays)
+    model = Model("gated", weights, weights)
+    model.edited(Edit.parse("L1.mlp.in:0*0"))
+    with pytest.raises(BadRequest, match="expected a bias in front of the gate"):
+        model.framed("folded").edited(Edit.parse("L1.mlp.in:0*0"))
+    model.framed("folded").edited(Edit.parse("L1.mlp.gate:0*0; L1.mlp.out:0*0"))

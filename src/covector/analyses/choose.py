@@ -88,14 +88,17 @@ def _short(epsilon: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     return np.round(epsilon, 4)
 
 
-def usage(decoder: Decoder, metric_tokens: Sequence[np.ndarray], found: Candidates) -> Float[np.ndarray, " n"]:
+def usage(
+    decoder: Decoder, metric_tokens: Sequence[np.ndarray], found: Candidates, kept: Sequence[np.ndarray] = ()
+) -> Float[np.ndarray, " n"]:
     """tᵢ = E[(y·vᵢ)²]/σᵢ² over the positions of a text: how strongly its inputs read each dyad.
 
-    y is what the site's factor writes, z W_O of a head (value bias included) or mlp_post W_out. Exact.
+    y is what the site's factor writes, z W_O of a head (value bias included) or mlp_post W_out; ``kept`` says which
+    tokens count (all). Exact.
     """
     total, count = np.zeros(len(found)), 0
     hooks = {s: f"L{one.layer}.{'z' if one.kind == 'ov' else 'mlp_post'}" for s, one in enumerate(found.sites)}
-    for tokens in metric_tokens:
+    for tokens, own in zip(metric_tokens, kept or [np.ones(t.shape, bool) for t in metric_tokens], strict=True):
         with torch.no_grad():
             cache = decoder.run(torch.from_numpy(np.array(tokens)), capture=sorted(set(hooks.values()))).cache
         for s, one in enumerate(found.sites):
@@ -104,9 +107,9 @@ def usage(decoder: Decoder, metric_tokens: Sequence[np.ndarray], found: Candidat
             matrix = decoder.weights[f"L{one.layer}.{'W_O' if one.kind == 'ov' else 'W_out'}"]
             matrix = matrix[one.head] if one.kind == "ov" else matrix
             here = found.site == s
-            along = read.reshape(-1, read.shape[-1]) @ (matrix.astype(np.float64) @ found.rows[here].T)
+            along = read[own] @ (matrix.astype(np.float64) @ found.rows[here].T)
             total[here] += np.sum(along**2, axis=0)
-        count += tokens.size
+        count += int(own.sum())
     return total / count / found.gains**2
 
 
@@ -146,12 +149,21 @@ def dampened(
     if budget is not None and budget.most is not None and mu is None:
         most = budget.most
         price, kl = _cheapest(lambda p: at(p), lambda e: budget.kl(found.changed_by(e)), most, LEAST_MU, MOST_MU)
+        _check_met(at(price), most)
         made = Choice(found, at(price), f"{how}, within a KL of {most:g}", price, kl)
     else:
         price = found.tau**2 if mu is None else mu
         made = Choice(found, at(price), how, price)
         made = replace(made, kl=budget.kl(made.change)) if budget else made
     return replace(made, kl_held=budget.kl(made.change, held=True)) if budget else made
+
+
+def _check_met(epsilon: Float[np.ndarray, " n"], most: float) -> None:
+    """Raise BadRequest where a budget leaves nothing of a change."""
+    if not epsilon.any():
+        raise BadRequest(
+            f"expected a KL budget that 0.0001 of some gain meets, nothing meets {most:g}; give a larger one"
+        )
 
 
 def _cheapest(
@@ -210,6 +222,7 @@ def optimised(
     scale = float(np.abs(g).max()) / max(float(np.abs(F).max()), 1e-300)
     price, kl = _cheapest(at, lambda e: budget.kl(found.changed_by(e)), budget.most, 1e-4 * scale, 1e8 * scale)
     epsilon, mine = at(price), np.zeros(len(found), dtype=bool)
+    _check_met(epsilon, budget.most)
     mine[weighed] = True
     box = box_minimum(g, F, price, low, high)
     made = Choice(

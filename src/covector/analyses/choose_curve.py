@@ -13,7 +13,6 @@ from covector.analyses.choose_candidates import Candidates
 from covector.analyses.choose_metric import Metric
 from covector.axes import Float
 from covector.linalg.choosing import box_minimum, mu_of_size, proportional, size_of
-from covector.linalg.interval import half_width
 from covector.model.overlay import Change
 from covector.render import Column, Curve, Table
 from covector.run.fisher import gauss_newton
@@ -61,21 +60,20 @@ def curve(
             each = measure_on.of(change) - before
             if way.name == SINGLE:
                 single[size] = each
-            low = half_width(each) if len(each) > 1 else float("nan")
             against = each - single[size] if size in single and way.name != SINGLE else np.full(len(each), np.nan)
             kl = budget.kl(change, held=True)
             rows.append({
-                "size": size * sigma, "way": way.name, "dyads": n, "change": measure_on.mean(each), "half": low,
-                "kl": kl, "against": measure_on.mean(against),
-                "against_half": half_width(against) if len(each) > 1 and way.name != SINGLE else float("nan"),
+                "size": size * sigma, "way": way.name, "dyads": n, "change": measure_on.mean(each),
+                "half": measure_on.half(each), "kl": kl, "against": measure_on.mean(against),
+                "against_half": measure_on.half(against),
             })  # fmt: skip
             tick(0)
     return _table(found, unit, rows, measure_on, before, budget)
 
 
 def _ways(found: Candidates, unit: int, metric: Metric, budget: Budget, tick: Tick) -> list[_Way]:
-    target = usage(metric.decoder, metric.tokens, found)
-    control = usage(budget.decoder, budget.fit.batches, found)
+    target = usage(metric.decoder, metric.tokens, found, metric.kept)
+    control = usage(budget.decoder, budget.fit.batches, found, budget.fit.kept)
     slopes = metric.slopes(found.pieces(range(len(found))))
     weighed = np.argsort(-np.abs(slopes), kind="stable")[:MOST_WEIGHED]
     F = gauss_newton(budget.decoder, found.pieces(weighed), budget.fit, tick)
@@ -158,7 +156,7 @@ def _table(
             "That equal ‖ΔM‖ is an equal price: inputs use directions unequally, KL says what it costs on this text. "
             "The optimum knows the metric's gradient and half of the text, the proportional forms the concept alone."
         ),
-        next=f'covector edit {found.model.words} --concept "{found.words}" --neutral TEXT --budget-kl 0.01',
+        next=f'covector edit {found.model.words} --concept "{found.words}" --budget-kl 0.01',
         picture=lambda table: _picture(table, metric),
         key=("size", "way"),
     )  # fmt: skip
@@ -170,18 +168,27 @@ def _says(found: Candidates, unit: int, rows: list[dict], metric: Metric, before
     lines = [f"{r['way']} {r['change']:+.3f} (KL {r['kl']:.2g})" for r in one]
     better = [
         r["way"] for r in one if r["way"] != SINGLE and abs(r["against"]) > r["against_half"]
-        and abs(r["change"]) > abs(one[0]["change"]) and r["kl"] <= one[0]["kl"]
+        and abs(r["change"]) > abs(one[0]["change"]) and r["change"] * one[0]["change"] > 0 and r["kl"] <= one[0]["kl"]
     ]  # fmt: skip
     verdict = (
-        f"better than removing {found.address(unit)} in both, beyond its interval: {', '.join(better)}"
+        f"Better than removing {found.address(unit)} in both, beyond its interval: {', '.join(better)}"
         if better
-        else f"none does more than removing {found.address(unit)} at no more KL, beyond its interval"
+        else f"None does more than removing {found.address(unit)} at no more KL, beyond its interval"
     )
-    return f"{metric.words} is {start:+.3f}; at the size of one dyad removed: {', '.join(lines)}. {verdict}."
+    return (
+        f"{metric.words} is {start:+.3f}; at the size of one dyad removed: {', '.join(lines)}. {verdict}.{_same(rows)}"
+    )
+
+
+def _same(rows: list[dict]) -> str:
+    """Told where the data say nothing: the metric and the text are read on the same inputs."""
+    by_way = [{r["size"]: r["change"] for r in rows if r["way"] == way} for way in (FREE, DATA)]
+    same = by_way[0] == by_way[1] and by_way[0]
+    return " Metric and text are the same inputs: by data is in proportion, once more." if same else ""
 
 
 def _picture(table: Table, metric: Metric) -> Curve:
-    """√KL against the change of the metric: further down at the same KL is better."""
+    """The size of the change, ‖ΔM‖_F, against the change of the metric, a line for each way."""
     names = list(dict.fromkeys(table["way"]))
     sizes = np.unique(table["size"])
     ys = np.full((len(names), len(sizes)), np.nan)

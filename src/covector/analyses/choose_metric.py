@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from covector.analyses.steer_setup import cluster
-from covector.axes import Float, Int
+from covector.axes import Bool, Float, Int
 from covector.errors import BadRequest
+from covector.linalg.interval import half_width
 from covector.model.overlay import Change
+from covector.run.clusters import cluster_by
 from covector.run.decoder import Decoder
 from covector.run.edited import laid_over, slopes
 from covector.run.neutral import Neutral
@@ -25,7 +26,8 @@ from covector.study.observable import Observable
 class Metric:
     """Rows of tokens in batches, where each row's outputs count, the functional on them, and each row's cluster.
 
-    The metric is Σ weights · (logits @ functional) over all batches; ``shares`` says what each cluster counts in it.
+    The metric is Σ weights · (logits @ functional) over all batches; ``shares`` says what each cluster counts in it,
+    ``kept`` which tokens are the rows' own where some are filled up at their end.
     """
 
     decoder: Decoder
@@ -35,6 +37,7 @@ class Metric:
     weights: tuple[Float[np.ndarray, "_ _"], ...]
     clusters: tuple[Int[np.ndarray, " _"], ...]
     shares: Float[np.ndarray, " cluster"]
+    kept: tuple[Bool[np.ndarray, "_ _"], ...] = ()
 
     def of(self, change: Change | None = None) -> Float[np.ndarray, " cluster"]:
         """The value for each cluster, with a change in the weights."""
@@ -48,6 +51,10 @@ class Metric:
     def mean(self, values: Float[np.ndarray, " cluster"]) -> float:
         """The metric, of its values for each cluster."""
         return float(values @ self.shares)
+
+    def half(self, values: Float[np.ndarray, " c"]) -> float:
+        """Half the 95 % interval of `mean`, over clusters that count as much as their shares; NaN for one."""
+        return float(half_width(len(values) * self.shares * (values - self.mean(values))))
 
     def slopes(self, pieces: Sequence[Change]) -> Float[np.ndarray, " k"]:
         """Its derivative in the dose of every piece, at the unedited model: one backward pass a batch."""
@@ -68,6 +75,7 @@ def on_prompts(decoder: Decoder, observable: Observable, pairs: Sequence[Pair], 
 
     Every name counts the same, whatever the number of its prompts.
     """
+    cluster = cluster_by(pairs)
     names = [cluster(pair) for pair in pairs]
     order = list(dict.fromkeys(names))
     two = any(p.clean != p.corrupt for p in pairs)
@@ -94,7 +102,7 @@ def on_text(
 
     Windows are the clusters; those without such a token are left out. Raises BadRequest where none is left.
     """
-    tokens, weights, clusters, at = [], [], [], 0
+    tokens, weights, clusters, own_tokens, at = [], [], [], [], 0
     for ids, kept in zip(text.batches, text.kept, strict=True):
         windows = text.window[at : at + int(kept.sum())][np.cumsum(kept.sum(axis=1)) - 1]
         at += int(kept.sum())
@@ -107,6 +115,7 @@ def on_text(
             tokens.append(ids[rows])
             weights.append(here[rows])
             clusters.append(windows[rows])
+            own_tokens.append(kept[rows])
     if not tokens:
         raise BadRequest(f"{words}: expected a text in which the concept occurs, this one has none of its tokens")
     total = sum(float(where.sum()) for where in weights)
@@ -116,7 +125,7 @@ def on_text(
     shares = np.zeros(len(counts))
     for where, own in zip(weights, each, strict=True):
         np.add.at(shares, own, where.sum(axis=1))
-    return Metric(decoder, words, functional, tuple(tokens), tuple(weights), each, shares)
+    return Metric(decoder, words, functional, tuple(tokens), tuple(weights), each, shares, tuple(own_tokens))
 
 
 def halves(text: Neutral) -> tuple[Neutral, Neutral]:
@@ -153,12 +162,13 @@ def split(metric: Metric) -> tuple[Metric, Metric]:
 def _of_clusters(metric: Metric, parity: int) -> Metric:
     mine = np.flatnonzero(np.arange(len(metric.shares)) % 2 == parity)
     share = metric.shares[mine].sum()
-    tokens, weights, clusters = [], [], []
-    for ids, where, own in zip(metric.tokens, metric.weights, metric.clusters, strict=True):
+    tokens, weights, clusters, kept = [], [], [], []
+    for i, (ids, where, own) in enumerate(zip(metric.tokens, metric.weights, metric.clusters, strict=True)):
         rows = np.isin(own, mine)
         if rows.any():
             tokens.append(ids[rows])
             weights.append(where[rows] / share)
             clusters.append(np.searchsorted(mine, own[rows]))
-    made = (tuple(tokens), tuple(weights), tuple(clusters), metric.shares[mine] / share)
+            kept += [metric.kept[i][rows]] if metric.kept else []
+    made = (tuple(tokens), tuple(weights), tuple(clusters), metric.shares[mine] / share, tuple(kept))
     return Metric(metric.decoder, metric.words, metric.functional, *made)

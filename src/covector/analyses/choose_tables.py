@@ -6,7 +6,6 @@ import numpy as np
 
 from covector.analyses.choose import Budget, Choice
 from covector.analyses.choose_metric import Metric
-from covector.linalg.interval import half_width
 from covector.render import Column, Table
 
 
@@ -55,14 +54,15 @@ def _says(choice: Choice, budget: Budget | None, held: Metric | None) -> str:
     text = (
         f"{len(changed)} of {len(found):,} dyads change ({int(found.beyond.sum())} are related beyond chance), ε from "
         f"{changed.min():.2g} to {changed.max():.2g}, ‖ΔM‖ {choice.size:.3g}; for inputs of all kinds "
-        f"{100 * found.written(choice.epsilon):.0f} % of the concept is still written."
+        f"{100 * found.written(choice.epsilon):.0f} % of the concept is still written"
+        f"{': the dyads that stay write it too' if np.count_nonzero(choice.epsilon) < len(found) else ''}."
     )
     if choice.box is not None:
         low, high = int(choice.box.at_low.sum()), int(choice.box.at_high.sum())
         text += f" {low} stand at the lower bound, {high} at the upper, {choice.box.free} are free."
     if held is not None:
         before, after = held.of(), held.of(choice.change)
-        wide = f" ± {half_width(after - before):.3f}" if len(before) > 1 else ", one window: no interval"
+        wide = f" ± {held.half(after - before):.3f}" if len(before) > 1 else ", one window: no interval"
         text += (
             f" {held.words}, where it was not chosen by: {held.mean(before):+.3f} to {held.mean(after):+.3f} "
             f"(change {held.mean(after - before):+.3f}{wide})."
@@ -81,5 +81,4 @@ def _says(choice: Choice, budget: Budget | None, held: Metric | None) -> str:
 def _next(choice: Choice) -> str:
     found = choice.candidates
     text = str(found.edit(choice.epsilon))
-    ending = ' --observe "TASK" --template "…" --fill NAME=…'
-    return f"covector edit {found.model.words} {shlex.quote(text) if len(text) < 200 else '@edit.json'}{ending}"
+    return f"covector edit {found.model.words} {shlex.quote(text) if len(text) < 200 else '@edit.json'} --save edited"

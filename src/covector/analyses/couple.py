@@ -3,26 +3,26 @@
 Source: `docs/theory/observables.md`, equations 12 and 13; theory page §1.6.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import overload
 
 import numpy as np
 
+from covector.analyses.couple_data import attributions, ratio, readings, within
+from covector.analyses.couple_null import chances, null_cosines
+from covector.analyses.couple_table import Coupled, Data, couple_table
 from covector.analyses.each_head import without_bias
-from covector.analyses.head_grid import head_grid
-from covector.analyses.propagate import DATA_FREE, head_features
-from covector.analyses.shared import LEVEL, random_pairs, standardised
-from covector.analyses.virtual_chain import chain_of
-from covector.analyses.virtual_heads import readout
+from covector.analyses.propagate import head_features
 from covector.axes import Float
 from covector.errors import BadRequest
-from covector.linalg import chance
 from covector.model.opened import Model
-from covector.render import Column, Grid, Table
+from covector.propagation.anatomy import components
+from covector.render import Table
+from covector.run.prompts import Pair
 from covector.study.feature import Feature
 from covector.study.observable import Observable
-
-# Cosines closer than this are equal: where read-outs have no freedom every draw has the task's own cosine.
-TIE = 1e-12
 
 
 @dataclass(frozen=True)
@@ -76,104 +76,144 @@ def fitted(
     return float(both / one), float(both**2 / (one * two))
 
 
+@overload
+def couple(model: Feature, first: Feature, /) -> Coupling: ...
+
+
+@overload
 def couple(
     model: Model,
     first: Observable | str,
     second: Observable | str,
-    *,
+    *others: Observable | str,
     frame: str | None = None,
+    pairs: Sequence[Pair] = (),
+    at: str = "end",
+    token: str = "all",
+    picture: str = "auto",
     draws: int = 2000,
     seed: int = 0,
-) -> Table:
-    """One row per head: how the feature of the second task at its input couples to that of the first, without data.
+) -> Table: ...
 
-    Norms keep gain and centring and lose their scale, so coefficients compare the two tasks at one working point.
-    Null: `draws` pairs of random read-outs with the cosine that the two tasks' read-outs have, read through the same
-    head. A law of cosines in d_model dimensions is none: both features lie in what the head reads, d_head dimensions
+
+def couple(
+    model: Model | Feature,
+    first: Observable | Feature | str,
+    second: Observable | str | None = None,
+    *others: Observable | str,
+    frame: str | None = None,
+    pairs: Sequence[Pair] = (),
+    at: str = "end",
+    token: str = "all",
+    picture: str = "auto",
+    draws: int = 2000,
+    seed: int = 0,
+) -> Table | Coupling:
+    """Do tasks use the same features? Of two features their `Coupling`; of a model and two or more tasks a table.
+
+    ``couple(f1, f2)`` is ``coupling(f1, f2)``. ``couple(model, task, task, …)`` has one row per head and pair of tasks:
+    how the feature of the pair's second task at the head's input couples to that of its first, without data. Norms keep
+    gain and centring and lose their scale, so coefficients compare the tasks at one working point. ``low``, ``high``:
+    theorem 2's mean ± 1.96 deviations for inputs of length √d that read ‖y1‖ on the first feature, per unit of it;
+    ``least``, ``most`` its extremes (NaN where no norm stands in front of the head).
+    Null: `draws` sets of random read-outs with the cosines that the tasks' read-outs have, read through the same
+    head. A law of cosines in d_model dimensions is none: the features lie in what the head reads, d_head dimensions
     and those unevenly, and read-outs that are alike stay alike.
-    ``chance`` and ``p`` are of |cos| at that head alone; ``q`` over heads, at least heads/(draws + 1) for a head by
-    itself; ``p_max`` repeats the choice of the best head: max-T over atanh|cos|, standardised head by head, exact up to
-    1/(draws + 1). Raises BadRequest, BadSite, NotOneToken, UnknownBasis.
+    ``chance`` and ``p`` are of |cos| in that row alone; ``q`` over rows, at least rows/(draws + 1) for a row by itself;
+    ``p_max`` repeats the choice of the best row: max-T over atanh|cos|, standardised row by row, exact up to
+    1/(draws + 1).
+    With `pairs` of prompts (frame raw) also: ``data``, C_Σ of the clean prompts' inputs, which is the slope of
+    regression there, with its ``r2_data`` (fit); ``slope`` and ``r2_slope`` measured on the inputs of the corrupt
+    prompts that no clean one has; ``within``, the share of all inputs in theorem 2's 95 % given their own length and
+    first reading; and ``ratio``, the second task's attribution of the difference clean − corrupt through this head over
+    the first's, read at the slot `at` (accounting). `token`: the slot whose input is read, or ``all`` but the first
+    position. `picture`: ``heads`` (heat map of cosines), ``readings`` or ``attributions`` (scatter; these need pairs).
+    Raises BadRequest, BadSite, NotOneToken, UnknownBasis.
     """
+    if isinstance(model, Feature) or isinstance(first, Feature):
+        if not (isinstance(model, Feature) and isinstance(first, Feature)) or second is not None or others:
+            raise BadRequest("expected couple(feature, feature), or couple(model, task, task, …); a mixture came")
+        return coupling(model, first)
+    if second is None:
+        raise BadRequest("expected a model and at least two tasks, got one task; name another to compare it with")
     if draws < 19:
         raise BadRequest(f"expected draws of at least 19, got {draws}; p is never below 1/(draws + 1)")
     view = without_bias(model, frame)
-    one, two = (Observable.parse(o, view) if isinstance(o, str) else o for o in (first, second))
-    names, a = head_features(view, one)
-    _, b = head_features(view, two)
-    found = [coupling(x, y) for x, y in zip(a, b, strict=True)]
-    cosine = np.array([c.cosine for c in found])
-    rho, null = _null(view, one, two, draws, seed)
-    p, p_max = _chances(cosine, null)
-    columns = [
-        Column("head", names, about="layer and query head"),
-        Column("coupling", np.array([c.coefficient for c in found]), "", 3, f"{two} per unit of {one}"),
-        Column("back", np.array([c.back for c in found]), "", 3, f"{one} per unit of {two}"),
-        Column("cos", cosine, "cos", 4, "cosine of the two features", chance="chance"),
-        Column("chance", np.quantile(np.abs(null), 1 - LEVEL, axis=0), "", 4,
-               "|cos| that random read-outs as alike stay below with 95 % at this head"),
-        Column("r2", cosine**2, "", 3, "r² of the regression for inputs spread evenly"),
-        Column("p", p, about="chance of such a |cos| for random read-outs as alike, at this head alone"),
-        Column("q", chance.bh(p), about="Benjamini–Hochberg over heads"),
-        Column("p_max", p_max, about="chance that the best of all heads is so far above"),
-        Column("norm_first", np.array([c.sizes[0] for c in found]), "logits", 3, f"feature length of {one}"),
-        Column("norm_second", np.array([c.sizes[1] for c in found]), "logits", 3, f"feature length of {two}"),
-    ]  # fmt: skip
-    order = np.argsort(-np.minimum(columns[-2].numbers, columns[-1].numbers), kind="stable")
-    return Table(
-        columns=columns,
-        meta=view.meta | {"analysis": "couple", "observables": [str(one), str(two)], "policy": str(DATA_FREE),
-                          "readouts_cos": rho, "seed": seed,
-                          "null": f"pairs of random read-outs with cosine {rho:.4f}, max-T, {draws} draws"},
-        title=f"{view.name} · {one} against {two} · {len(names)} heads · read-outs cos {rho:.3f} · "
-        f"frame {view.frame} · no data",
-        says=_says(cosine, p_max, rho),
-        not_says="It does not say how inputs are spread: a coefficient is the slope of a regression only for inputs "
-        "even in all directions. Random read-outs are even in all directions, those of tokens are not.",
-        next=f'covector observe align {view.words} {one.typed} {names[int(order[0])]}{view.framing}',
-        picture=_picture,
-        key=("head",),
-    ).take(order)  # fmt: skip
+    tasks = [Observable.parse(o, view) if isinstance(o, str) else o for o in (first, second, *others)]
+    _check(view, pairs, picture)
+    found = [head_features(view, task) for task in tasks]
+    names, features = found[0][0], np.stack([f for _, f in found])
+    data = _measured(view, tasks, names, features, pairs, at, token) if pairs else None
+    return couple_table(_coupled(view, tasks, names, features, draws, seed), data, picture)
 
 
-def _null(
-    view: Model, one: Observable, two: Observable, draws: int, seed: int
-) -> tuple[float, Float[np.ndarray, "draws head"]]:
-    """The cosine of the two read-outs, and those of the features of random pairs with that cosine, head by head."""
-    (f, sphere), (g, _) = readout(view, one), readout(view, two)
-    rho = float(np.clip(f @ g / np.linalg.norm(f) / np.linalg.norm(g), -1, 1))
-    A, B = random_pairs(sphere, rho, draws, seed)
-    chain, _ = chain_of(view)
-    found = np.empty((draws, chain.n_heads))
-    for head in range(chain.n_heads):
-        X = chain.operator((head,)).T
-        Y, Z = A @ X, B @ X
-        sizes = np.linalg.norm(Y, axis=1) * np.linalg.norm(Z, axis=1)
-        found[:, head] = np.divide(np.vecdot(Y, Z), sizes, out=np.zeros(draws), where=sizes > 0)
-    return rho, found
+def _check(view: Model, pairs: Sequence[Pair], picture: str) -> None:
+    """Refuse what cannot be done before anything is computed."""
+    if picture not in ("auto", "heads", "readings", "attributions"):
+        raise BadRequest(f"picture: expected auto, heads, readings or attributions, got '{picture}'")
+    if picture in ("readings", "attributions") and not pairs:
+        raise BadRequest(f"picture '{picture}' shows prompts, none came; give --template and --fill, or --prompts FILE")
+    if picture == "attributions" and not any(pair.differs for pair in pairs):
+        raise BadRequest("picture 'attributions': expected prompts that differ, both sides are the same; use readings")
+    if pairs and str(view.frame) != "raw":
+        raise BadRequest(f"with prompts the model runs as it is: expected frame raw, got {view.frame}")
 
 
-def _chances(
-    cosine: Float[np.ndarray, " head"], null: Float[np.ndarray, "draws head"]
-) -> tuple[Float[np.ndarray, " head"], Float[np.ndarray, " head"]]:
-    """Monte-Carlo p of every head alone, and of the best of all heads; never 0."""
-    C = np.concatenate([cosine[None], null])
-    p = np.mean(np.abs(C) >= np.abs(cosine) - TIE, axis=0)
-    t = standardised(C[:, :, None])[:, :, 0]
-    return p, np.mean(np.max(t, axis=1, keepdims=True) >= t[0], axis=0)
+def _coupled(
+    view: Model, tasks: list[Observable], names: list[str], features: Float[np.ndarray, "task head d"], draws: int,
+    seed: int,
+) -> Coupled:  # fmt: skip
+    """The numbers that need no prompts, for every pair of tasks and head."""
+    which = tuple(combinations(range(len(tasks)), 2))
+    pairs = [[coupling(a, b) for a, b in zip(features[i], features[j], strict=True)] for i, j in which]
+    rho, every = null_cosines(view, tasks, draws, seed)
+    null = np.stack([every[:, i, j] for i, j in which], axis=1)
+    cosine = np.array([[c.cosine for c in row] for row in pairs])
+    p, p_max = chances(cosine.ravel(), null.reshape(draws, -1))
+    free = _free(view)
+    expected = np.array([[_interval(c, n) for c, n in zip(row, free, strict=True)] for row in pairs])
+    return Coupled(
+        view, tuple(tasks), tuple(names), which,
+        np.array([[c.coefficient for c in row] for row in pairs]),
+        np.array([[c.back for c in row] for row in pairs]),
+        cosine, np.array([[c.sizes for c in row] for row in pairs]), expected, null,
+        p.reshape(cosine.shape), p_max.reshape(cosine.shape), rho, draws, seed,
+    )  # fmt: skip
 
 
-def _says(cosine: Float[np.ndarray, " head"], p_max: Float[np.ndarray, " head"], rho: float) -> str:
-    """At how many heads the features are more alike than their read-outs make them."""
-    same, opposite = (int(np.sum((p_max < LEVEL) & (cosine * sign > 0))) for sign in (1, -1))
-    if abs(rho) > 1 - TIE:
-        return f"The two read-outs are one (cos {rho:.0f}), so their features are one at every head, whatever it reads."
-    return (
-        f"At {same} of {len(cosine)} heads the two tasks read the same direction beyond what read-outs with cosine "
-        f"{rho:.2f} make of them, at {opposite} opposite ones, after paying for the choice among all heads "
-        f"({LEVEL:.0%})."
-    )
+def _free(view: Model) -> list[int | None]:
+    """Dimensions in which every head's normed input lies: one less where its norm centres, None without a norm."""
+    return [
+        None if c.sub.reads is None else view.spec.d_model - (c.sub.reads.kind == "layer")
+        for c in components(view.spec)
+        if c.attn
+        for _ in range(c.attn.n_heads)
+    ]
 
 
-def _picture(table: Table) -> Grid:
-    return head_grid(list(table["head"]), np.asarray(table["cos"]), value_name="cosine of the two features")
+def _interval(found: Coupling, free: int | None) -> tuple[float, float, float]:
+    """(deviation, least, most) of the second reading per unit of the first, for x̂ of length √d that reads ‖y1‖."""
+    if free is None:
+        return float("nan"), float("nan"), float("nan")
+    k = found.sizes[0]
+    _, least, most, deviation = replace(found, d=free).expected(k, np.sqrt(found.d))
+    return deviation / k, least / k, most / k
+
+
+def _measured(
+    view: Model, tasks: list[Observable], names: list[str], features: Float[np.ndarray, "task head d"],
+    pairs: Sequence[Pair], at: str, token: str,
+) -> Data:  # fmt: skip
+    """The numbers that prompts give, for every pair of tasks and head."""
+    which = tuple(combinations(range(len(tasks)), 2))
+    clean, other = readings(view, features, pairs, token)
+    differs = any(pair.differs for pair in pairs)
+    direct = attributions(view, tasks, pairs, names, at) if differs else np.full(features.shape[:2], np.nan)
+    free = [view.spec.d_model if n is None else n for n in _free(view)]
+    fits = [(*clean.regression(i, j), *other.regression(i, j)) for i, j in which]
+    return Data(
+        clean, other, *(np.stack(column) for column in zip(*fits, strict=True)),
+        within=np.stack([within((clean, other), i, j, features, free) for i, j in which]),
+        direct=direct, ratio=np.stack([ratio(direct[i], direct[j]) for i, j in which]),
+        pairs=len(pairs), at=at, token=token,
+    )  # fmt: skip

@@ -14,7 +14,7 @@ import numpy as np
 
 from covector.analyses.debias_baseline import candidates
 from covector.analyses.patch import every_slot, sign_flips
-from covector.analyses.steer_setup import Prompts, cluster, gradients, held_out, prompts_of
+from covector.analyses.steer_setup import Prompts, gradients, held_out, prompts_of
 from covector.axes import Float
 from covector.errors import BadRequest
 from covector.linalg import chance
@@ -23,6 +23,7 @@ from covector.linalg.steering import clustered_interval, prescribed, random_vect
 from covector.model.opened import Model
 from covector.propagation.entry import Spot, spot_of
 from covector.render import Column, Table
+from covector.run.clusters import cluster_by, counted, names_of, what_counts
 from covector.run.decoder import Decoder
 from covector.run.prompts import Pair
 from covector.run.steered import steered
@@ -116,11 +117,12 @@ def _split(
     seed: int,
 ) -> tuple[Split, Split, list[str]]:
     """Training and held-out prompts and observables, and in words what is held out."""
+    cluster = cluster_by(pairs)
     names, templates = ({f(p): None for p in pairs} for f in (cluster, template))
     out_names, out_templates = held_out(list(names), held, seed), held_out(list(templates), held, seed + 1)
     outs = [held_out([str(o) for o in group], held, seed + 2 + i) for i, group in enumerate(groups)]
     told = [f"{len(out)} of {n} {word}" for word, out, n in (
-        ("names", out_names, len(names)), ("templates", out_templates, len(templates)),
+        (what_counts(pairs), out_names, len(names)), ("templates", out_templates, len(templates)),
         ("bias observables", outs[0], len(groups[0])), ("kept observables", outs[1], len(groups[1])))]  # fmt: skip
     made = []
     for test in (False, True):
@@ -137,7 +139,7 @@ def _split(
 def template(pair: Pair) -> str:
     """A prompt without the names that were filled in."""
     text = pair.texts[0]
-    for name in pair.names[0].split():
+    for name in pair.names[0].split() or names_of(pair)[0]:
         text = text.replace(name, "[]")
     return text
 
@@ -332,7 +334,7 @@ def _table(
     by = {(row["vector"], row["measure"]): row for row in rows}
     level, kept = by["closed form", "bias level"], by["closed form", "kept level"]
     gap, null = by["closed form", "bias gap"], by["random", "bias level"]
-    n = len({c for t in test.prompts for c in t.clusters})
+    told_of = counted([p for t in test.prompts for p in t.batch.pairs])
     return Table(
         columns=columns,
         meta=model.meta | {
@@ -347,7 +349,7 @@ def _table(
         },
         title=f"{model.name} · {len(groups[0])} bias, {len(groups[1])} kept observables · held out: {', '.join(told)} "
         f"· closed form at {first.spot} on {first.token}",
-        says=f"On {n} held-out names the closed form takes the bias level from {level['before']:+.3f} to "
+        says=f"On {told_of} held out the closed form takes the bias level from {level['before']:+.3f} to "
         f"{level['after']:+.3f} (random vectors of its length move it by {null['low']:+.3f} to {null['high']:+.3f}) "
         f"and the kept level from {kept['before']:+.3f} to {kept['after']:+.3f}; the bias gap goes from "
         f"{gap['before']:+.3f} to {gap['after']:+.3f}."

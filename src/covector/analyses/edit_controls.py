@@ -7,7 +7,7 @@ Source: theory page F5, F14, §4.0; `docs/theory/edits.md`, equations 20 and 21.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -109,13 +109,29 @@ def dyad_changes(setup: Setup, part: Part, index: int = 0) -> list[Change]:
 
     At most `draws`. Empty where the edit is not one of dyads or directions in one step, or there are too few others.
     """
-    laid = part.resolved.laid
+    laid = _merged(part.resolved.laid)
     if len(part.resolved.steps) > 1 or not all(isinstance(one.term, Dyads | Along) for one in laid):
         return []
     model = framed(setup, part)
     choices = [_others(setup, model, one, index, i) for i, one in enumerate(laid)]
     count = min((len(c) for c in choices), default=0)
     return [carried(model, [(one.target, c[i]) for one, c in zip(laid, choices, strict=True)]) for i in range(count)]
+
+
+def _merged(laid: Sequence[Laid]) -> list[Laid]:
+    """Terms that name dyads of one side of one site as one: a control takes as many others, and never one twice."""
+    found: dict[tuple[str, str, int], Laid] = {}
+    for i, one in enumerate(laid):
+        term = one.term
+        key = (str(one.site), one.side, -1 if isinstance(term, Dyads) else i)
+        own = found[key].term if key in found else None
+        if isinstance(term, Dyads) and isinstance(own, Dyads):
+            gains = {d: 1 + e for d, e in zip(own.indices, own.epsilon, strict=True)}
+            for d, e in zip(term.indices, term.epsilon, strict=True):
+                gains[d] = gains.get(d, 1.0) * (1 + e)
+            one = replace(one, term=Dyads(term.site, tuple(gains), tuple(g - 1 for g in gains.values()), term.side))
+        found[key] = one
+    return list(found.values())
 
 
 def _others(setup: Setup, model: Model, one: Laid, index: int, place: int) -> list[Operator]:
@@ -159,8 +175,9 @@ def pieces_of(setup: Setup, part: Part) -> list[Piece]:
     (Up to products of terms that overlap.)
     """
     if len(part.resolved.steps) > 1:
-        nan = float("nan")
-        return [Piece(f.update.tensor, "all", nan, nan, Change((f.update,))) for f in factors_of(part)]
+        nan, model = float("nan"), framed(setup, part)
+        found = [(f.update, shifts_of(model, f.update)) for f in factors_of(part)]
+        return [Piece(update.tensor, "all", nan, nan, Change((update,), shifts)) for update, shifts in found]
     model = framed(setup, part)
     return [p for one in part.resolved.laid for p in _rows(model, one)]
 

@@ -255,7 +255,7 @@ def _mean(values: Float[np.ndarray, " n"], window: np.ndarray, here: np.ndarray)
     """Mean over tokens and its interval over windows."""
     here = here & np.isfinite(values)
     mean = float(values[here].mean())
-    half = float(half_width(values[here], window[here]))
+    half = float(half_width(values[here] - mean, window[here]))
     return mean, mean - half, mean + half
 
 

@@ -9,12 +9,12 @@ from functools import cached_property
 
 import numpy as np
 
-from covector.analyses.steer_setup import cluster
 from covector.axes import Float, Int
 from covector.errors import BadRequest
 from covector.linalg.steering import clustered_interval
 from covector.model.opened import Model
 from covector.model.overlay import Change
+from covector.run.clusters import cluster_by
 from covector.run.edit_runs import Bench, begins, bench, decoder_of
 from covector.run.neutral import Neutral, neutral_text
 from covector.run.prompts import Pair
@@ -74,7 +74,7 @@ class Setup:
     @cached_property
     def clusters(self) -> list[str]:
         """The names of every pair: what intervals are over."""
-        return [cluster(pair) for pair in self.bench.pairs]
+        return [*map(cluster_by(self.bench.pairs), self.bench.pairs)]
 
     @cached_property
     def weights(self) -> Float[np.ndarray, " n"]:

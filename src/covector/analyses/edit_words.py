@@ -10,6 +10,9 @@ import numpy as np
 from covector.analyses.edit_controls import DYADS, NORM, OUTPUT
 from covector.analyses.edit_measures import Effects, Measured
 from covector.analyses.edit_setup import MOST_PARTS, Setup
+from covector.model.circuits import cautions
+from covector.study.edit_resolve import Laid
+from covector.study.edit_terms import Dyads, Replace
 
 Row = dict[str, Any]
 
@@ -94,8 +97,8 @@ def _neutral(effects: Effects, rows: Sequence[Row]) -> str:
     per = next((r for r in rows if r["edit"] == name and r["measure"].startswith("per √KL")), None)
     cost = f"; effect per √KL: p {per['p']:.2g}" if per else ""
     return (
-        f" On neutral text it costs {kl['change']:.2g} nats of KL per token ({kl['p']:.0%} of the controls as much or "
-        f"more{cost}), perplexity × {ratio['change']:.4f}."
+        f" On neutral text it costs {kl['change']:.2g} nats of KL per token (p {kl['p']:.2g} among the controls"
+        f"{cost}), perplexity × {ratio['change']:.4f}."
     )
 
 
@@ -129,8 +132,30 @@ def _not_says(effects: Effects) -> str:
         told.append(f"its {unsaid} terms are measured together alone")
     if not len(effects.parts[0].controls[DYADS]):
         told.append("there are no other dyads to compare with")
+    laid = effects.parts[0].part.resolved.laid
+    scores = (one.site for one in laid if one.site.kind in ("qk", "q", "k"))
+    told += dict.fromkeys(c for site in scores for c in cautions(setup.model.stored.spec, site))
+    cut = _cut_blocks(laid)
+    if cut:
+        told.append(
+            f"of {', '.join(cut)} only the span is defined (gains equal up to rounding): the edit changes a part of it"
+        )
     warning = next((o.warning for o in setup.observables if o.warning), "")
     return "; ".join(told) + "." + (f" Note: {warning}." if warning else "")
+
+
+def _cut_blocks(laid: Sequence[Laid]) -> list[str]:
+    """Runs of dyads that rounding can mix, changed in part or not alike: which directions they are is arbitrary."""
+    found: dict[str, None] = {}
+    for one in laid:
+        if one.found is None or not isinstance(one.term, Dyads | Replace):
+            continue
+        epsilon = dict(zip(one.term.indices, one.term.epsilon, strict=True)) if isinstance(one.term, Dyads) else {}
+        for i in epsilon or [one.term.index]:  # type: ignore[union-attr]
+            block = one.found.block_of(i)
+            if len(block) > 1 and (not epsilon or len({epsilon.get(j, 0.0) for j in block}) > 1):
+                found[f"{one.site}:{block[0]}-{block[-1]}"] = None
+    return list(found)
 
 
 def again(setup: Setup, by: str) -> str:

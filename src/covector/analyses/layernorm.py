@@ -115,7 +115,10 @@ def along_path(model: Model, observable: Observable, path: Path | str, at: str) 
     path = parse_path(path, model.spec) if isinstance(path, str) else path
     bad = next((s for s in path.steps if s.kind in ("mlp", "q", "k")), None)
     if bad is not None:
-        raise BadRequest(f"{bad}: expected heads through their values (and embed); the others are linear nowhere")
+        raise BadRequest(
+            f"{bad}: expected heads through their values (and embed): behind an MLP, a query or a key the feature is "
+            "another vector in every prompt, and the law and its p are of one vector on all rows; see observe feature"
+        )
     linear = _Recording(model.weights, (), DATA_FREE)
     F, state = linear.unread(observable.vector[None], observable.output)[1], linear.end
     world, found, slot, gone = World(linear, F, [["*"]]), list[Passage](), at, Path(())

@@ -11,7 +11,7 @@ import torch
 
 from covector.analyses.head_grid import head_grid
 from covector.analyses.patch_words import check_guess, check_what
-from covector.axes import Float, Int
+from covector.axes import Float
 from covector.errors import BadRequest
 from covector.linalg import chance
 from covector.linalg.interval import cluster_sums, half_width
@@ -19,11 +19,12 @@ from covector.model.opened import Model
 from covector.model.spec import ModelSpec
 from covector.propagation.linearised import Linearised, Policies
 from covector.render import Column, Grid, Table
+from covector.run.clusters import clusters_of, counted, found_in_texts, pairs_told, what_counts
 from covector.run.decoder import Decoder
 from covector.run.integrated import changed_patterns, integrated
 from covector.run.pairs import check_reading
 from covector.run.points import as_inputs, captured
-from covector.run.prompts import Batch, Pair, batches, canonical_slot, clusters_of
+from covector.run.prompts import Batch, Pair, batches, canonical_slot
 from covector.run.runner import Runner
 from covector.run.sweep import Place, feeds, sweep
 from covector.study.observable import Observable
@@ -119,9 +120,7 @@ def patch(
     whole = np.concatenate(clean) - np.concatenate(corrupt)
     told = "" if route is None else " straight to the output" if not route else f" through {', '.join(route)} alone"
     guesses = {"first_order": slopes, **({guess: np.concatenate(better, axis=1)} if better else {})}
-    table = _table(
-        model, observable, places, effects, guesses, whole, what + told, source, at, seed, clusters_of(ordered), steps
-    )
+    table = _table(model, observable, places, effects, guesses, whole, what + told, source, at, seed, ordered, steps)
     return table if runner is None else measured_by(table, runner)
 
 
@@ -322,9 +321,10 @@ def _table(
     source: str,
     at: str,
     seed: int,
-    clusters: Int[np.ndarray, " n"],
+    ordered: Sequence[Pair],
     steps: int,
 ) -> Table:
+    clusters = clusters_of(ordered)
     mean, pairs, groups = effects.mean(axis=1), effects.shape[1], len(np.unique(clusters))
     error = half_width(effects, clusters)
     p = sign_flips(cluster_sums(effects, clusters), seed)
@@ -354,16 +354,15 @@ def _table(
         columns=columns,
         meta=model.meta | {"analysis": "patch", "observable": str(observable), "what": what, "source": source, "at": at,
                            "pairs": pairs, "seed": seed, "kind": "measurement; first_order: fit", "total": total,
-                           "first_order": fit, "names": groups, "null": "sign flips over names"},
-        title=f"{model.name} · {observable} · {what} from {source} · {pairs} pairs of {groups} names · "
+                           "first_order": fit, "names": groups, "counted": what_counts(ordered),
+                           "null": "sign flips over names"},
+        title=f"{model.name} · {observable} · {what} from {source} · {pairs_told(ordered)} · "
         f"clean − corrupt {total:.3f}{named}",
-        says=f"Replacing {names[best]} moves {observable} most, by {mean[best]:+.3f} of {total:.3f} {observable.unit}; "
-        f"{int(np.sum(q < LEVEL))} of {len(names)} places have an effect beyond sign flips at a false-discovery rate "
-        f"of "
-        f"{LEVEL:.0%}.",
+        says=f"Replacing {names[best]} moves {observable} most, by {mean[best]:+.3f} of {total:.3f} {observable.unit}"
+        f"{_tested(q, groups)}.",
         not_says="Effects of single places do not add up (observe paths gives shares that do), and say nothing of "
         "prompts "
-        f"unlike these{_few(groups)}{_fit(told, slope, r2)}{'; ' + observable.warning if observable.warning else ''}.",
+        f"unlike these{_few(ordered)}{_fit(told, slope, r2)}{'; ' + observable.warning if observable.warning else ''}.",
         next=f"covector observe shares {model.words} {observable.typed} with the same prompts",
         picture=_picture(places, mean, observable.unit),
         key=("place",),
@@ -375,11 +374,29 @@ def _fit(guess: str, slope: float, r2: float) -> str:
     return f"; {guess} is a fit to these prompts (slope {slope:.2f}, r² {r2:.2f})" if np.isfinite(slope) else ""
 
 
-def _few(n: int) -> str:
-    """A caution where so few pairs leave no room for a small p."""
+def _tested(q: Float[np.ndarray, " place"], groups: int) -> str:
+    """How many places have an effect; nothing was tested where all pairs are one piece of evidence."""
+    if groups == 1:
+        return ""
+    return (
+        f"; {int(np.sum(q < LEVEL))} of {len(q)} places have an effect beyond sign flips at a false-discovery rate of "
+        f"{LEVEL:.0%}"
+    )
+
+
+def _few(pairs: Sequence[Pair]) -> str:
+    """A caution where so few names leave no room for a small p, and where they come from if the texts told them."""
+    n = len(np.unique(clusters_of(pairs)))
+    told = "" if n > 1 or len(pairs) == 1 else ", all linked by names that they share"
     if n == 1:
-        return "; one pair of names has no interval and no p"
-    return f"; with {n} pairs of names no p is below {2.0 ** (1 - n):.2g}" if n <= 7 else ""
+        few = (
+            f"; nothing was tested: {pairs_told(pairs)} ha{'s' if len(pairs) == 1 else 've'} no interval and no p{told}"
+        )
+    else:
+        few = f"; with {counted(pairs)} no p is below {2.0 ** (1 - n):.2g}" if n <= 7 else ""
+    if not few or len(pairs) == 1 or not found_in_texts(pairs):
+        return few
+    return f"{few}; names are the words in which texts differ (give 'names' in the file for others)"
 
 
 def sign_flips(effects: Float[np.ndarray, "place n"], seed: int, draws: int = 2000) -> Float[np.ndarray, " place"]:

@@ -15,8 +15,9 @@ from covector.linalg.interval import half_width
 from covector.model.opened import Model
 from covector.propagation.search import Found, Part, World, find_paths, share_of
 from covector.render import Column, Table
+from covector.run.clusters import clusters_of, pairs_told
 from covector.run.pairs import worlds_of
-from covector.run.prompts import Pair, batches, canonical_slot, clusters_of
+from covector.run.prompts import Pair, batches, canonical_slot
 from covector.study.observable import Observable
 from covector.study.path import Path, parse_path
 
@@ -66,7 +67,7 @@ def paths(
         meta=model.meta | {"analysis": "paths", "observable": str(observable), "policy": "secant", "kind": "accounting",
                            "pairs": len(pairs), "at": at, "total": total, "expanded": found.expanded,
                            **_sums(found), "prompts": [list(pair.texts) for pair in pairs[:20]]},
-        title=_title(model, observable, found, len(pairs)),
+        title=_title(model, observable, found, pairs_told(pairs)),
         says=_says(observable, found, parts),
         not_says="It does not say what patching one place does: shares account for the difference between these "
         "prompts and depend on them. A path through .q or .k moves attention, not content"
@@ -142,13 +143,13 @@ def _sums(found: Found) -> dict[str, float]:
     }
 
 
-def _title(model: Model, observable: Observable, found: Found, pairs: int) -> str:
+def _title(model: Model, observable: Observable, found: Found, pairs: str) -> str:
     sums, total = _sums(found), found.total.share
     if not found.expanded:
-        return f"{model.name} · {observable} · {pairs} pairs · total {total:.3f} · given paths"
+        return f"{model.name} · {observable} · {pairs} · total {total:.3f} · given paths"
     rest = f"not looked into {sums['remainder']:.3f} (gross {sums['remainder_gross']:.3f})"
     return (
-        f"{model.name} · {observable} · {pairs} pairs · total {total:.3f} = complete paths {sums['net']:.3f} "
+        f"{model.name} · {observable} · {pairs} · total {total:.3f} = complete paths {sums['net']:.3f} "
         f"(gross {sums['gross']:.3f}) + {rest} · cancellation so far {sums['cancellation']:.0%}"
     )
 

@@ -15,8 +15,9 @@ from covector.model.opened import Model
 from covector.propagation.linearised import Functional
 from covector.propagation.search import World, head_shares
 from covector.render import Column, Scatter, Table
+from covector.run.clusters import clusters_of, pairs_told
 from covector.run.pairs import worlds_of
-from covector.run.prompts import Pair, batches, clusters_of
+from covector.run.prompts import Pair, batches
 from covector.study.observable import Observable
 
 
@@ -39,7 +40,7 @@ def shares(model: Model, observable: Observable | str, pairs: Sequence[Pair], *,
     values = np.concatenate([np.stack([one[name] for name in names]) for one in each], axis=2)
     total = float((measured[:, 0] - measured[:, 1]).mean())
     clusters = clusters_of([pair for batch in batches(pairs) for pair in batch.pairs])
-    return _table(model, observable, names, values, total, at, clusters)
+    return _table(model, observable, names, values, total, at, clusters, pairs_told(pairs))
 
 
 def _of(world: World) -> dict[str, Float[np.ndarray, "column batch"]]:
@@ -78,6 +79,7 @@ def _table(
     total: float,
     at: str,
     clusters: Int[np.ndarray, " n"],
+    evidence: str,
 ) -> Table:
     mean, n = values.mean(axis=2), values.shape[2]
     direct, ov, q, k, through = mean.T
@@ -103,7 +105,7 @@ def _table(
         columns=columns,
         meta=model.meta | {"analysis": "shares", "observable": str(observable), "pairs": n, "at": at, "total": total,
                            "ov": ov_sum, "qk": qk_sum, "gross": gross, "policy": "secant", "kind": "accounting"},
-        title=f"{model.name} · {observable} · {n} pairs · clean − corrupt {total:.3f} = Σ direct {direct.sum():.3f} "
+        title=f"{model.name} · {observable} · {evidence} · clean − corrupt {total:.3f} = Σ direct {direct.sum():.3f} "
         f"(gross {gross:.3f}) · heads: OV {ov_sum:.3f}, QK {qk_sum:.3f}",
         says=f"{names[first]} brings most, {direct[first]:+.3f} of {total:.3f} {observable.unit}; of what heads write "
         f"directly, {ov_sum:+.3f} is other content (OV) and {qk_sum:+.3f} other attention (QK).",

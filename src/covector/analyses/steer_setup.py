@@ -16,6 +16,7 @@ from covector.model.opened import Model
 from covector.propagation.entry import Spot, on_spot, spot_of
 from covector.propagation.linearised import Linearised, Policies
 from covector.propagation.search import World, component, functional, through
+from covector.run.clusters import cluster_by
 from covector.run.decoder import Decoder
 from covector.run.points import captured
 from covector.run.prompts import Batch, Pair, batches, both_sides, start_ids
@@ -53,7 +54,7 @@ class Prompts:
 
 def prompts_of(decoder: Decoder, pairs: Sequence[Pair], token: str, at: str) -> list[Prompts]:
     """Both sides of all pairs, run once without steering; pairs of one length together."""
-    found = []
+    found, cluster = [], cluster_by(pairs)
     for batch in batches(pairs):
         compared = any(p.differs for p in batch.pairs)
         tokens = both_sides(batch.pairs) if compared else batch.clean
@@ -71,16 +72,12 @@ def _wide(run: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: x.astype(np.float64) for name, x in run.items()}
 
 
-def cluster(pair: Pair) -> str:
-    """What prompts are alike by: the names that were filled in, else the label, else the texts."""
-    return " / ".join(pair.names) if any(pair.names) else pair.label or " / ".join(pair.texts)
-
-
 def halves(pairs: Sequence[Pair], held: float, seed: int) -> tuple[list[Pair], list[Pair]]:
-    """(training, held-out) pairs with no name in common; both all of them where there is one name.
+    """(training, held-out) pairs with no name in common (`cluster_by`); both all of them where all are one cluster.
 
     Raises BadRequest for a share outside (0, 1).
     """
+    cluster = cluster_by(pairs)
     names = list(dict.fromkeys([cluster(p) for p in pairs]))
     out = held_out(names, held, seed)
     if not out:

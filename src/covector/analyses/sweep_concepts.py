@@ -53,7 +53,7 @@ class Crossed:
 
 def concept_matrix(
     model: Model,
-    concepts: Sequence[str | Sequence[str] | Float[np.ndarray, "k d"]],
+    concepts: Sequence[str | Sequence[str] | Float[np.ndarray, "_ d"]],
     metrics: Sequence[Metric],
     *,
     names: Sequence[str] | None = None,

@@ -124,13 +124,23 @@ def edit(
     if by in ("prompt", "dyad", "chosen"):
         refuse_plot(plot, f"edit --by {by}")
     if bool(edits) == bool(concept):
-        raise BadRequest("expected an edit, such as 'L9H6.ov:0*0' (dyad 0 removed), or --concept, which finds one")
+        got = "both" if edits else "neither"
+        raise BadRequest(
+            f"expected an edit such as 'L9H6.ov:0*0' (dyad 0 removed), or --concept to find one; got {got}"
+        )
     wish = Wish(concept or [], [x.strip() for x in sites.split(",")], keep, mu, every, budget_kl, optimise, max_kl,
                 raise_, tokens, seed, dtype, bos, at)  # fmt: skip
-    if concept:
-        check_wish(wish)
+    check_wish(wish)
+    from covector.study.edit import Edit
+
+    changes = [Edit.parse(text, reflects=reflect) for text in edits or []]
     saving = save_to is not None or lora is not None
     measures = bool(observe) or not (concept or saving)
+    if measures and not (observe and (template or prompts)):
+        raise BadRequest(
+            "expected what to measure and where: --observe \"' she' - ' he'\" and --template with --fill, "
+            "or --prompts FILE; to write the edit alone, --save DIR or --lora DIR"
+        )
     if measures:
         check_prompts(template, fill, prompts)
     from covector.analyses.edit_effect import table_of
@@ -139,10 +149,8 @@ def edit(
     from covector.analyses.edit_tables import by_control, by_dyad, by_prompt
     from covector.cli.opening import opened as open_model
     from covector.run.neutral import read_neutral
-    from covector.study.edit import Edit
 
     start = time.perf_counter()
-    changes = [Edit.parse(text, reflects=reflect) for text in edits or []]
     doses = numbers(dose)
     documents = read_neutral(neutral) if neutral else None
     opened = open_model(model, layout, frame=frame, strict=strict, device=device, dtype=dtype)
@@ -152,14 +160,20 @@ def edit(
     if concept:
         found = chosen(opened, wish, documents, observables, pairs, by)
         changes, table = [found.edit], found.table
+    setup = None
+    if measures and by not in CHOICES:  # refuses what cannot be measured before anything is written
+        setup = set_up(opened, changes, observables, pairs, neutral=documents, doses=doses, draws=draws, seed=seed,
+                       at=at, bos=bos, dtype=dtype, tokens=tokens)  # fmt: skip
     saved = save_all(model, changes, save_to, lora, layout=layout, frame=frame, dtype=edit_dtype)
-    if not measures or by in CHOICES:
+    once, flags = ("--by", "--plot", "--out", "--save", "--lora"), ("--json", "-q", "--quiet")
+    if setup is None:
         shown = table or saved
         assert shown is not None
+        if table:
+            after = retyped(*(("--save", "edited") if by == "curve" else ("--by", "curve")), without=once, flags=flags)
+            shown = dataclasses.replace(table, next=saved.next if saved else after)
         emit(shown, as_json=json, out=out, plot=plot, quiet=quiet, seconds=time.perf_counter() - start, top=top)
         return
-    setup = set_up(opened, changes, observables, pairs, neutral=documents, doses=doses, draws=draws, seed=seed, at=at,
-                   bos=bos, dtype=dtype, tokens=tokens)  # fmt: skip
     progress = Progress(quiet)
     effects = measure(setup, progress)
     progress.close()
@@ -167,7 +181,7 @@ def edit(
     if out is not None:
         for other in (f for name, f in made.items() if name != by):
             save(other(effects), out)
-    again = retyped("--by", NEXT[by], without=("--by", "--plot", "--out"), flags=("--json", "-q", "--quiet"))
+    again = retyped("--by", NEXT[by], without=once, flags=flags)
     table = dataclasses.replace(made[by](effects), next=again)
     write(table, out=out, plot=plot)
     shown = table if json else on_screen(table)

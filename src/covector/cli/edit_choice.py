@@ -26,7 +26,7 @@ Concepts = Annotated[
     typer.Option("--concept", help="Find the edit: directions that write these tokens (repeatable: their span)."),
 ]
 Sites = Annotated[str, typer.Option("--sites", help="Where a concept's directions are looked for.")]
-Keep = Annotated[float, typer.Option("--keep", help="Share of the concept to keep: 0 removes, 0.3, 2 amplifies.")]
+Keep = Annotated[float, typer.Option("--keep", help="What is left of a direction found: 0 nothing, 0.3, 2 twice.")]
 Mu = Annotated[float | None, typer.Option("--mu", help="Price of a change: small changes all, large only the closest.")]
 Every = Annotated[bool, typer.Option("--every", help="Every dyad in proportion, not only those beyond chance.")]
 BudgetKL = Annotated[
@@ -73,6 +73,17 @@ class Found(NamedTuple):
 
 def check_wish(wish: Wish) -> None:
     """Raise BadRequest, before anything is loaded, for options that contradict each other."""
+    chooses = {
+        "--keep": wish.keep != 0.0, "--mu": wish.mu is not None, "--every": wish.every, "--optimise": wish.optimise,
+        "--budget-kl": wish.budget_kl is not None, "--max-kl": wish.max_kl is not None,
+    }  # fmt: skip
+    for name, given in chooses.items():
+        if given and not wish.concepts:
+            raise BadRequest(f"{name} belongs to --concept, which finds an edit; a typed edit says it itself: *0.3")
+    if wish.raises and not wish.optimise:
+        raise BadRequest("--raise belongs to --optimise; to amplify in proportion: --keep 2")
+    if not wish.keep >= 0:
+        raise BadRequest(f"--keep: expected a share of at least 0 (1 changes nothing, 2 doubles), got {wish.keep:g}")
     if wish.optimise and (wish.mu is not None or wish.keep != 0.0):
         raise BadRequest("--optimise finds ε itself: expected no --mu and no --keep beside it")
     if wish.optimise and wish.max_kl is None:

@@ -125,25 +125,54 @@ def couple(
     model: ModelRef,
     first: Task,
     second: Task,
+    others: Annotated[list[str] | None, typer.Argument(help="More tasks: every pair of all is compared.")] = None,
+    template: Template = None,
+    fill: Fill = None,
+    prompts: Prompts = None,
+    inputs: Inputs = None,
+    bos: Bos = "auto",
+    at: At = "end",
+    token: Annotated[
+        str, typer.Option("--token", help="Slot whose input heads read: NAME; all is every position but the first.")
+    ] = "all",
+    picture: Annotated[
+        str,
+        typer.Option("--picture", help="What --plot draws: heads, or with prompts readings (auto) or attributions."),
+    ] = "auto",
+    top: Annotated[int, typer.Option("--top", help="Rows on the screen; files have all.")] = 48,
+    draws: Annotated[int, typer.Option("--draws", help="Random sets of read-outs behind every chance and p.")] = 2000,
     centred: Centred = False,
     output: Output = None,
     frame: FrameName = "raw",
     layout: Layout = None,
+    seed: Seed = 0,
     json: Json = False,
     out: Out = None,
     plot: Plot = None,
+    device: RunDevice = "cpu",
     strict: Strict = False,
     quiet: Quiet = False,
 ) -> None:
-    """Are two tasks using the same features? Coupling coefficients of both features at every head, without data."""
+    """Are tasks using the same features? Coupling of their features at every head, without data; with prompts measured.
+
+    With prompts (--template and --fill, --prompts or --inputs): the coefficient from the covariance of the clean
+    inputs, the slope and r² of measured dot products, and the ratio of the tasks' attributions stand beside it.
+    """
+    with_prompts = any((template, fill, prompts, inputs))
+    if with_prompts:
+        check_prompts(template, fill, prompts, inputs)
     from covector.analyses.couple import couple as compare
     from covector.cli.opening import opened as open_model
     from covector.cli.output import emit
 
     start = time.perf_counter()
-    opened = open_model(model, layout, frame=frame, strict=strict)
-    table = compare(opened, *(observable_of(task, opened, output, centred) for task in (first, second)))
-    emit(table, as_json=json, out=out, plot=plot, quiet=quiet, seconds=time.perf_counter() - start)
+    opened = open_model(model, layout, frame=frame, strict=strict, device=device)
+    tasks = [observable_of(task, opened, output, centred) for task in (first, second, *(others or ()))]
+    pairs = pairs_of(opened, template, fill, prompts, bos, inputs) if with_prompts else []
+    table = compare(
+        opened, tasks[0], tasks[1], *tasks[2:], pairs=pairs, at=at, token=token, picture=picture, draws=draws, seed=seed
+    )
+    emit(table, as_json=json, out=out, plot=plot, quiet=quiet, seconds=time.perf_counter() - start, top=top)
 
 
 @observe.command("align")
@@ -177,7 +206,17 @@ def align(
 def feature(
     model: ModelRef,
     task: Task,
-    path: Annotated[str, typer.Argument(help="A path of heads: 'L9H7>out', 'L6H6:2>L13H11>out'.")],
+    path: Annotated[
+        str, typer.Argument(help="A path: 'L9H7>out', 'L6H6:2>L13H11>out'; with prompts 'L0H0@NAME>L0.mlp>out'.")
+    ],
+    template: Template = None,
+    fill: Fill = None,
+    prompts: Prompts = None,
+    bos: Bos = "auto",
+    at: At = "end",
+    policy: Annotated[
+        str, typer.Option("--policy", help="With prompts: frozen (ratios f(x)/x held) or exact (gradients).")
+    ] = "frozen",
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Write the feature: safetensors, vector and metadata.")
     ] = None,
@@ -190,7 +229,10 @@ def feature(
     strict: Strict = False,
     quiet: Quiet = False,
 ) -> None:
-    """The task's feature at the input of a path, from weights alone: its length after each step; --out saves it."""
+    """The task's feature at the input of a path: its length after each step, from weights alone or at prompts."""
+    given = bool(template or fill or prompts)
+    if given:
+        check_prompts(template, fill, prompts)
     from covector.analyses.feature_steps import feature_steps
     from covector.cli.opening import opened as open_model
     from covector.cli.output import emit
@@ -201,9 +243,20 @@ def feature(
     check_run_options(device, "float64")
     opened = open_model(model, layout, strict=strict)
     observable = observable_of(task, opened, output, centred)
-    found, table = feature_steps(opened, observable, path, normed=normed, saved="" if out is None else str(out))
+    pairs = pairs_of(opened, template, fill, prompts, bos) if given else []
+    found, table = feature_steps(
+        opened,
+        observable,
+        path,
+        normed=normed,
+        saved="" if out is None else str(out),
+        pairs=pairs,
+        at=at,
+        policy=policy,
+    )
     if out is not None:
         typer.echo(f"written: {save_feature(found, out)}", err=True)
+    table = continued(table, template, fill, prompts)
     emit(table, as_json=json, out=None, plot=None, quiet=quiet, seconds=time.perf_counter() - start)
 
 
@@ -298,6 +351,7 @@ def pairs_of(
 ):
     """Pairs of prompts, or of an agent's inputs, from the options that name them."""
     from covector.run.inputs_file import read_input_pairs
+    from covector.run.prompt_fields import taken
     from covector.run.prompts import fill_template, parse_fill, read_pairs
 
     if inputs:
@@ -310,7 +364,10 @@ def pairs_of(
         )
         raise BadRequest(f"expected either --template with --fill, or --prompts FILE{agent}")
     if prompts is not None:
-        return read_pairs(model, prompts, bos)
+        found = read_pairs(model, prompts, bos)
+        if told := taken(prompts):
+            typer.echo(f"{prompts.name}: {told}", err=True)
+        return found
     return fill_template(model, template or [], parse_fill(fill or []), bos)
 
 

@@ -62,7 +62,7 @@ Fill = Annotated[
     typer.Option("--fill", help="NAME=clean.txt:corrupt.txt, one name a line; or NAME=Mary,Lisa:John,Mark."),
 ]
 Prompts = Annotated[
-    Path | None, typer.Option("--prompts", metavar="FILE", help="JSONL: clean, corrupt, slots, label on each line.")
+    Path | None, typer.Option("--prompts", metavar="FILE", help="JSONL: clean, corrupt, slots, names on each line.")
 ]
 Inputs = Annotated[
     list[str] | None,

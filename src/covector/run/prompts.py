@@ -15,6 +15,7 @@ import numpy as np
 from covector.axes import Int
 from covector.errors import BadRequest
 from covector.model.opened import Model
+from covector.run.prompt_fields import fields_of, refuse_document
 
 _SLOT = re.compile(r"\[([A-Za-z_]\w*)\]")
 _SHIFT = re.compile(r"(.+?)([+-]\d+)?")
@@ -26,6 +27,7 @@ STARTS = ("<|endoftext|>", "<s>", "<bos>", "<|begin_of_text|>", "[CLS]", "</s>")
 class Pair:
     """Two prompts of one length. ``slots`` are positions by name, ``end`` included; ``names`` what was filled in.
 
+    ``filled``: of several slots, what was filled into each that differs between the sides (into all, if none does).
     Of an agent ``inputs`` hold both sides, input name → [time] indices or [time, n] vectors, and there are no ids; its
     slots name every position, those that were asked for first.
     """
@@ -37,6 +39,7 @@ class Pair:
     names: tuple[str, str] = ("", "")
     label: str = ""
     inputs: tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]] | None = field(default=None, compare=False)
+    filled: tuple[tuple[str, ...], tuple[str, ...]] = field(default=((), ()), compare=False)
 
     def __len__(self) -> int:
         """Positions of each prompt."""
@@ -79,13 +82,6 @@ class Pair:
             return str(position)
         at, name = max(before) if self.inputs is None else max(before, key=lambda slot: slot[0])
         return name if at == position else f"{name}+{position - at}"
-
-
-def clusters_of(pairs: Sequence[Pair]) -> Int[np.ndarray, " n"]:
-    """The number of each pair's names, so that the same names under several templates (or equal texts) go together."""
-    keys = [pair.names if any(pair.names) else pair.texts for pair in pairs]
-    known = {key: i for i, key in enumerate(dict.fromkeys(keys))}
-    return np.array([known[key] for key in keys])
 
 
 def canonical_slot(pairs: Sequence[Pair], slot: str) -> str:
@@ -198,15 +194,20 @@ def single(model: Model, text: str, bos: str = "auto") -> Pair:
 
 
 def read_pairs(model: Model, path: Path, bos: str = "auto") -> list[Pair]:
-    """Pairs of a JSONL file, one object a line: ``clean``, ``corrupt``, ``slots`` (name → text or token), ``label``.
+    """Pairs of a JSONL file, one object a line: ``clean``, ``corrupt``, ``slots``, ``names``, ``label``.
 
     A slot's value is a position, or a text: its last token's position, which must be the same in both prompts.
+    ``names`` (``["Sara", "Bob"]``, clean and corrupt) say what intervals and held-out halves count: pairs that share
+    one are one piece of evidence. Without them the words in which the two texts differ are taken (`clusters_of`).
+    A label is only a label. Other names of the two texts (``female_prompt``, ``male_prompt`` …) are in `fields_of`.
     Raises BadRequest, with the line, for anything that does not fit.
     """
     try:
-        lines = path.expanduser().read_text(encoding="utf-8-sig").splitlines()
+        text = path.expanduser().read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise BadRequest(f"expected a UTF-8 JSONL file of prompts at '{path}', got: {error}; check the path") from error
+    refuse_document(text, path)
+    lines = text.splitlines()
     pairs = [_from_line(model, line, f"{path}, line {i}", bos) for i, line in enumerate(lines, 1) if line.strip()]
     if not pairs:
         raise BadRequest(f"{path}: expected prompts, one JSON object a line, got none")
@@ -252,9 +253,12 @@ def _filled(model: Model, template: str, sides: Sequence[Mapping[str, str]], bos
             f"expected two prompts of equal length with slots at the same tokens, got {told}; choose other names"
         )
     names = tuple(" ".join(side.values()) for side in sides)
+    differ = [name for name in sides[0] if sides[0][name] != sides[1][name]] or list(sides[0])
+    filled = tuple(tuple(side[name] for name in differ) for side in sides)
     return Pair(
-        tuple(ids[0]), tuple(ids[1]), slots[0] | {"end": len(ids[0]) - 1}, (texts[0], texts[1]), (names[0], names[1])
-    )
+        tuple(ids[0]), tuple(ids[1]), slots[0] | {"end": len(ids[0]) - 1}, (texts[0], texts[1]), (names[0], names[1]),
+        filled=(filled[0], filled[1]),
+    )  # fmt: skip
 
 
 def _placed(template: str, names: Mapping[str, str]) -> tuple[str, dict[str, int]]:
@@ -280,11 +284,12 @@ def _from_line(model: Model, line: str, where: str, bos: str) -> Pair:
         value = json.loads(line)
     except ValueError as error:
         raise BadRequest(f"{where}: expected a JSON object, got: {error}") from error
-    if not isinstance(value, dict) or not isinstance(value.get("clean"), str):
+    fields = fields_of(value, where) if isinstance(value, dict) else ("clean", "corrupt")
+    if not isinstance(value, dict) or not isinstance(value.get(fields[0]), str):
         raise BadRequest(
-            f"{where}: expected an object with 'clean' (a text), and 'corrupt', 'slots', 'label' if wanted"
+            f"{where}: expected an object with 'clean' (a text), and 'corrupt', 'slots', 'names', 'label' if wanted"
         )
-    texts, places = (value["clean"], value.get("corrupt", value["clean"])), value.get("slots", {})
+    texts, places = (value[fields[0]], value.get(fields[1], value[fields[0]])), value.get("slots", {})
     if not isinstance(texts[1], str) or not isinstance(places, dict):
         raise BadRequest(
             f"{where}: expected 'corrupt' to be a text and 'slots' an object of name: text or token, got "
@@ -294,8 +299,18 @@ def _from_line(model: Model, line: str, where: str, bos: str) -> Pair:
     if len(ids[0]) != len(ids[1]):
         raise BadRequest(f"{where}: expected prompts of equal length, got {len(ids[0])} and {len(ids[1])} tokens")
     slots = {name: _slot(model, at, ids, texts, where, bos) for name, at in places.items()}
-    label = str(value.get("label", ""))
-    return Pair(tuple(ids[0]), tuple(ids[1]), slots | {"end": len(ids[0]) - 1}, texts, ("", ""), label)
+    names, label = _given(value.get("names", []), where), str(value.get("label", ""))
+    return Pair(tuple(ids[0]), tuple(ids[1]), slots | {"end": len(ids[0]) - 1}, texts, names, label)
+
+
+def _given(names: object, where: str) -> tuple[str, str]:
+    """The names of both sides that a line gives, one for both if it is alone; empty for none."""
+    listed = [
+        name for name in (names if isinstance(names, list) else [names]) if isinstance(name, str) and name.strip()
+    ]
+    if len(listed) > 2 or (isinstance(names, list) and len(listed) != len(names)) or (not listed and names != []):
+        raise BadRequest(f'{where}: expected \'names\' as ["clean name", "corrupt name"], got {names!r}')
+    return (listed[0], listed[-1]) if listed else ("", "")
 
 
 def _slot(model: Model, at: object, ids: Sequence[Sequence[int]], texts: Iterable[str], where: str, bos: str) -> int:

@@ -10,7 +10,7 @@ Source: `docs/theory/edits.md`, equations 6 and 7.
 import numpy as np
 
 from covector.errors import BadRequest
-from covector.model.frames import reader_norm, reads_centred
+from covector.model.frames import reader_norm, reads_centred, writes_centred
 from covector.model.opened import Model
 from covector.model.overlay import Change, Shift, Update
 from covector.model.spec import MLP
@@ -33,22 +33,27 @@ def carried(model: Model, laid: list[tuple[Target, Operator]]) -> Change:
         here = [(at, op) for at, op in laid if (at.tensor, at.head) == (tensor, head) and op.writes.any()]
         left = [op for at, op in here if at.hand == LEFT]
         right = [op for at, op in here if at.hand == RIGHT]
-        change += _one(model, tensor, head, left, right, all(at.stream for at, _ in here if at.hand == LEFT))
+        hands = {hand: all(at.stream for at, _ in here if at.hand == hand) for hand in (LEFT, RIGHT)}
+        change += _one(model, tensor, head, left, right, hands)
     return change
 
 
 def _one(
-    model: Model, tensor: str, head: int | None, left: list[Operator], right: list[Operator], stream: bool
+    model: Model, tensor: str, head: int | None, left: list[Operator], right: list[Operator], stream: dict[str, bool]
 ) -> Change:
     stored, framed = _matrix(model.stored, tensor, head), _matrix(model.weights, tensor, head)
     updates = []
     if right:
         operator = composed(right)
-        updates.append(Update(tensor, stored @ operator.reads.T, operator.writes, head))
+        reads = operator.reads
+        if stream[RIGHT] and writes_centred(model.stored.spec, model.frame):
+            # The frame's writers are M C, and M C Aᵀ = M (A C)ᵀ.
+            reads = reads - reads.mean(axis=1, keepdims=True)
+        updates.append(Update(tensor, stored @ reads.T, operator.writes, head))
         framed = framed + framed @ operator.reads.T @ operator.writes
     if left:
         operator = composed(left)
-        writes = _through_gain(model, tensor, operator.writes) if stream else operator.writes
+        writes = _through_gain(model, tensor, operator.writes) if stream[LEFT] else operator.writes
         updates.append(Update(tensor, writes.T, operator.reads @ framed, head))
     return Change(tuple(updates), _shifts(model, tensor, head, updates))
 
@@ -86,7 +91,14 @@ def _shifts(model: Model, tensor: str, head: int | None, updates: list[Update]) 
     if norm is not None and f"{norm}.bias" in model.stored:
         bias = tensor.replace("W_", "b_") if "W_" in tensor else tensor.removesuffix(".W") + ".b"
         rows = model.stored[f"{norm}.bias"].astype(np.float64)
-        return _shift(model, bias, head, -sum(rows @ u.left @ u.right for u in updates), "norm's bias β")
+        values = -sum(rows @ u.left @ u.right for u in updates)
+        mlp = spec.blocks[layer].mlp if layer is not None and role == "W_in" else None
+        if isinstance(mlp, MLP) and mlp.bias_after_gate and np.abs(values).max() >= NOTHING:
+            raise BadRequest(
+                f"edit of {tensor} in frame {model.frame}: expected a bias in front of the gate to take what the "
+                f"change does to the norm's bias β, {bias} of {model.name} stands behind it; use --frame raw"
+            )
+        return _shift(model, bias, head, values, "norm's bias β")
     if role == "W_O" and model.frame.name == "tl_default" and layer is not None and head is not None:
         attn = spec.blocks[layer].attn
         value = model.framed("folded").weights if attn else None

@@ -69,9 +69,8 @@ def _disorder(one: Operator, other: Operator) -> float:
 
 
 def _norm(reads: np.ndarray, writes: np.ndarray) -> float:
-    """‖readsᵀ writes‖_F through the Grams of thin rows."""
-    value = np.sum((reads @ reads.T) * (writes @ writes.T))
-    return float(np.sqrt(max(value, 0.0)))
+    """‖readsᵀ writes‖_F through triangles of thin rows: what cancels leaves rounding, where Grams leave its root."""
+    return float(np.linalg.norm(np.linalg.qr(reads.T)[1] @ np.linalg.qr(writes.T)[1].T))
 
 
 def inverse_writes(operator: Operator, words: str) -> Float[np.ndarray, "k m"]:

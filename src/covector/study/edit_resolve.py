@@ -23,7 +23,7 @@ from covector.model.opened import Model
 from covector.model.overlay import Change, Overlay
 from covector.study.concept import concept, direction
 from covector.study.edit_carry import carried
-from covector.study.edit_operators import Operator, check_commuting, inverse_writes
+from covector.study.edit_operators import REMOVED, Operator, check_commuting, inverse_writes
 from covector.study.edit_sides import Target, own_side, target
 from covector.study.edit_terms import WRITE, Along, Dyads, Replace, Rewrite, Term
 from covector.study.edit_text import written
@@ -211,7 +211,7 @@ def inverted(resolved: Resolved) -> tuple[tuple[Term, ...], ...]:
             site = str(one.site)
             epsilon = getattr(one.term, "epsilon", None)
             words = f"the inverse of {_alone(one)}"
-            if epsilon is not None and -1 not in epsilon:
+            if epsilon is not None and min(abs(1 + e) for e in epsilon) >= REMOVED:
                 undone = tuple(-e / (1 + e) for e in epsilon)
                 terms.append(Along(site, undone, one.operator.reads, words, one.side))
             else:
