@@ -17,6 +17,7 @@ FLOORS = {
 }  # fmt: skip
 # Imports inside functions: optional or slow libraries at a door, and the commands of the CLI (quick --help).
 DOORS = {
+    "analyses/couple.py": {"covector"},
     "atlases.py": {"covector"},
     "engine/engines.py": {"distributed"},
     "io/gguf.py": {"gguf"},
@@ -36,7 +37,7 @@ DOORS = {
 # Analyses that run a model; only their callers' doors import them.
 RUNNING = {
     "analyses/attribute.py", "analyses/choose.py", "analyses/choose_metric.py", "analyses/fires.py",
-    "analyses/ioi_ablation.py", "analyses/patch.py", "analyses/proof.py", "analyses/replicate/obprop_bench.py",
+    "analyses/ioi_ablation.py", "analyses/patch.py", "analyses/proof.py", "analyses/sweep_setup.py", "analyses/replicate/obprop_bench.py",
     "analyses/replicate/obprop_numbers.py", "analyses/replicate/removal.py",
 }  # fmt: skip
 

@@ -7,8 +7,8 @@ import pytest
 
 import covector
 from covector.analyses.couple import couple, coupling, fitted
-from covector.analyses.couple_data import Readings, within
 from covector.analyses.couple_null import random_alike
+from covector.analyses.couple_readings import Readings, within
 from covector.analyses.propagate import propagate
 from covector.analyses.shared import random_pairs
 from covector.analyses.shares import shares
@@ -143,7 +143,11 @@ def test_so_many_inputs_are_within_as_the_sphere_says_and_those_of_few_direction
     even = rng.standard_normal((n, d)) * rng.uniform(0.5, 2, (n, 1))
     # Inputs along the second feature's own part alone are far outside.
     along = np.outer(rng.standard_normal(n), b[0] - (a[0] @ b[0]) / (a[0] @ a[0]) * a[0])
-    for x, expected in ((even, 0.95), (along, None)):
+    # Inputs that read much of the first feature have little left for the second.
+    steep = rng.standard_normal((n, d))
+    steep -= np.outer(steep @ a[0], a[0]) / (a[0] @ a[0])
+    steep = steep / np.linalg.norm(steep, axis=1, keepdims=True) + 2 * a[0] / np.linalg.norm(a[0])
+    for x, expected in ((even, 0.95), (steep, 0.95), (along, None)):
         values = np.stack([x @ a[0], x @ b[0]])[None]
         seen = Readings(values, np.sum(x * x, axis=1)[None], ("",) * n)
         (share,) = within([seen], 0, 1, np.stack([a, b]), [d])

@@ -528,6 +528,11 @@ def test_the_command_prints_what_the_function_gives(capsys: pytest.CaptureFixtur
         (["L1H0.ov:0*0", "--by", "head"], "--by: expected effect, "),
         (["L1H0.ov:0*0", "--dose", "a", "--prompts", "none.jsonl"], "--dose: expected numbers"),
         (["L1H0.ov:0*0", "--observe", "' she'"], "expected either --template"),
+        (["no edit"], "cannot read 'no edit'"),  # said before what is missing
+        (["L1H0.ov:0*0", "--concept", "' she'"], "got both"),
+        (["L1H0.ov:0*0", "--keep", "0.3"], "--keep belongs to --concept"),
+        (["--concept", "' she'", "--raise"], "--raise belongs to --optimise"),
+        (["--concept", "' she'", "--keep", "-1"], "--keep: expected a share of at least 0"),
         (["L1H0.ov:99*0", "--observe", "' she'", "--template", "[N] is", "--fill", "N=Mary:Mary"], "expected a dyad"),
     ],
 )
@@ -601,3 +606,11 @@ def test_edits_of_scores_say_where_they_hold() -> None:
     common, one = (measure(prepared(qwen, f"L1H1.qk:{d}*.5", draws=1)) for d in (f"0-{rank - 1}", "0"))
     assert "normalised per head" in table_of(one).not_says
     assert np.abs(common.parts[0].effects).max() < 1e-3 * np.abs(one.parts[0].effects).max()
+
+
+def test_a_dyad_has_one_epsilon() -> None:
+    model = opened()
+    with pytest.raises(BadRequest, match=r"dyad 0 of L0H0\.ov is named twice"):
+        edit_effect(model, "L0H0.ov:0*0; L0H0.ov:0*0.5", Observable(ASKED, model), pairs_for(model), draws=1)
+    with pytest.raises(BadRequest, match="is named twice"):
+        edit_effect(model, ["L0H0.ov:0*0", "L0H0.ov:0*0.5"], Observable(ASKED, model), pairs_for(model), draws=1)

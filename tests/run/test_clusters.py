@@ -74,13 +74,12 @@ def test_without_names_equal_texts_go_together() -> None:
 def test_names_of_several_slots_are_shared_one_by_one(demo: Model) -> None:
     """What stands on both sides of a pair is no name of it."""
     fills = {"A": (["Mary", "Lisa", "Emma"], ["John", "Mark", "Paul"]), "B": (["Tom", "Tom", "John"],) * 2}
-    pairs = fill_template(demo, "[A] met [B] because", fills)
+    form = "Yesterday [A] met [B] because"
+    pairs = fill_template(demo, form, fills)
     assert clusters_of(pairs).tolist() == [0, 1, 2]
-    fills["B"] = (
-        ["Tom", "Jack", "John"],
-        ["Mary", "Kate", "Laura"],
-    )  # John is corrupt in the first, clean in the third
-    assert clusters_of(fill_template(demo, "[A] met [B] because", fills)).tolist() == [0, 1, 0]
+    # John is corrupt in the first pair and clean in the third.
+    fills["B"] = (["Tom", "Jack", "John"], ["Mary", "Kate", "Laura"])
+    assert clusters_of(fill_template(demo, form, fills)).tolist() == [0, 1, 0]
 
 
 def lines(tmp_path: Path, *values: dict) -> Path:
@@ -90,7 +89,11 @@ def lines(tmp_path: Path, *values: dict) -> Path:
 
 
 def test_a_file_gives_names(tmp_path: Path, demo: Model) -> None:
-    both = {"clean": "Mary was happy because", "corrupt": "John was happy because", "label": "happy"}
+    both = {
+        "clean": "Yesterday Mary was happy because",
+        "corrupt": "Yesterday John was happy because",
+        "label": "happy",
+    }
     pairs = read_pairs(demo, lines(tmp_path, both | {"names": ["a", "b"]}, both | {"names": ["c"]}, both))
     assert [p.names for p in pairs] == [("a", "b"), ("c", "c"), ("", "")]
     assert clusters_of(pairs).tolist() == [0, 1, 2]  # texts are equal, but what names say counts
@@ -104,9 +107,9 @@ def test_a_file_gives_names(tmp_path: Path, demo: Model) -> None:
 
 @pytest.mark.parametrize(("clean", "corrupt"), [("female_prompt", "male_prompt"), ("original", "counterfactual")])
 def test_other_names_of_the_two_fields_are_known(tmp_path: Path, demo: Model, clean: str, corrupt: str) -> None:
-    file = lines(tmp_path, {"kind": "x", corrupt: "John was happy because", clean: "Mary was happy because"})
-    (pair,) = read_pairs(demo, file)
-    assert pair.texts == ("Mary was happy because", "John was happy because")
+    texts = ("Yesterday Mary was happy because", "Yesterday John was happy because")
+    (pair,) = read_pairs(demo, lines(tmp_path, {"kind": "x", corrupt: texts[1], clean: texts[0]}))
+    assert pair.texts == texts
 
 
 def test_fields_that_could_be_several_are_refused(tmp_path: Path, demo: Model) -> None:
@@ -175,8 +178,7 @@ def test_the_interval_of_a_patch_is_over_clusters(demo: Model, tmp_path: Path) -
 def test_the_commands_count_the_same_on_a_file_of_pairs(shared: Path, tmp_path: Path, capsys) -> None:
     source = shared / "data/pronouns-stories260k/pairs.jsonl"
     every = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()]
-    some = [row for row in every if row["kind"] == "subject-clause" and row["n_tokens"] == every[0]["n_tokens"] + 3]
-    some = some or [row for row in every if row["kind"] == "subject-clause"]
+    some = [row for row in every if row["kind"] == "subject-clause"]
     marks = [{row["female_prompt"].split()[0], row["male_prompt"].split()[0]} for row in some]
     groups = len({tuple(row) for row in joined(marks)})
     words = ["--prompts", str(lines(tmp_path, *some)), "--json"]
@@ -185,6 +187,6 @@ def test_the_commands_count_the_same_on_a_file_of_pairs(shared: Path, tmp_path: 
     shown = capsys.readouterr()
     assert json.loads(shown.out)["meta"]["names"] == groups
     assert "female_prompt is taken as clean, male_prompt as corrupt" in shown.err
-    assert run(["observe", "predict", model, "' she' - ' he'", "L4H2@1>out", *words]) == 0
+    assert run(["observe", "predict", model, "' she' - ' he'", "L4H2@end>out", *words]) == 0
     meta = json.loads(capsys.readouterr().out)["meta"]
     assert meta["train"] + meta["test"] == len(some)

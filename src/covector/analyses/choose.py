@@ -113,6 +113,19 @@ def usage(
     return total / count / found.gains**2
 
 
+def related(found: Candidates, every: bool) -> Bool[np.ndarray, " n"]:
+    """Which directions may change: those beyond chance, or all. Raises BadRequest where there is none."""
+    chosen = np.ones(len(found), dtype=bool) if every else found.beyond
+    if not chosen.any():
+        best = int(np.argmax(found.related))
+        raise BadRequest(
+            f"no direction of {len(found):,} is related to {found.words} beyond chance (q ≤ 0.05): the closest is "
+            f"{found.address(best)}, |cos| {np.sqrt(found.related[best]):.3f} where luck reaches {found.tau:.3f}, q "
+            f"{found.q[best]:.2g}; name other sites, more words, or --every to change all in proportion"
+        )
+    return chosen
+
+
 def dampened(
     found: Candidates,
     *,
@@ -129,14 +142,7 @@ def dampened(
     is within it. Directions no closer to the concept than chance are left alone unless `every`. Raises BadRequest where
     there is none, or nothing to change.
     """
-    chosen = np.ones(len(found), dtype=bool) if every else found.beyond
-    if not chosen.any():
-        best = int(np.argmax(found.related))
-        raise BadRequest(
-            f"no direction of {len(found):,} is related to {found.words} beyond chance (q ≤ 0.05): the closest is "
-            f"{found.address(best)}, |cos| {np.sqrt(found.related[best]):.2f} where luck reaches {found.tau:.2f}; "
-            "name other sites, more words, or --every to change all in proportion"
-        )
+    chosen = related(found, every)
     if keep == 1.0:
         raise BadRequest("--keep: expected a share other than 1, which changes nothing; 0 removes, 0.3 keeps 30 %")
 
@@ -150,7 +156,7 @@ def dampened(
         most = budget.most
         price, kl = _cheapest(lambda p: at(p), lambda e: budget.kl(found.changed_by(e)), most, LEAST_MU, MOST_MU)
         _check_met(at(price), most)
-        made = Choice(found, at(price), f"{how}, within a KL of {most:g}", price, kl)
+        made = Choice(found, at(price), f"{how}, KL budget {most:g}", price, kl)
     else:
         price = found.tau**2 if mu is None else mu
         made = Choice(found, at(price), how, price)
@@ -226,7 +232,7 @@ def optimised(
     mine[weighed] = True
     box = box_minimum(g, F, price, low, high)
     made = Choice(
-        found, epsilon, f"optimised for {metric.words} within a KL of {budget.most:g}", price, kl, float("nan"),
+        found, epsilon, f"optimised for {metric.words}, KL budget {budget.most:g}", price, kl, float("nan"),
         float(0.5 * box.epsilon @ F @ box.epsilon), box, mine,
     )  # fmt: skip
     return replace(made, kl_held=budget.kl(made.change, held=True))

@@ -10,8 +10,8 @@ from typing import overload
 
 import numpy as np
 
-from covector.analyses.couple_data import attributions, ratio, readings, within
 from covector.analyses.couple_null import chances, null_cosines
+from covector.analyses.couple_readings import ratio, within
 from covector.analyses.couple_table import Coupled, Data, couple_table
 from covector.analyses.each_head import without_bias
 from covector.analyses.propagate import head_features
@@ -205,6 +205,9 @@ def _measured(
     pairs: Sequence[Pair], at: str, token: str,
 ) -> Data:  # fmt: skip
     """The numbers that prompts give, for every pair of tasks and head."""
+    # Imported here: it brings torch, which couplings from weights alone do without.
+    from covector.analyses.couple_data import attributions, readings
+
     which = tuple(combinations(range(len(tasks)), 2))
     clean, other = readings(view, features, pairs, token)
     differs = any(pair.differs for pair in pairs)

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from covector.analyses.couple_data import NORMAL_95, NOTICEABLE, Readings
 from covector.analyses.couple_null import TIE
+from covector.analyses.couple_readings import NORMAL_95, NOTICEABLE, Readings
 from covector.analyses.head_grid import head_grid
 from covector.analyses.propagate import DATA_FREE
 from covector.analyses.shared import LEVEL

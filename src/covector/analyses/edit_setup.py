@@ -152,7 +152,19 @@ def parts_of(model: Model, edits: Sequence[Edit]) -> tuple[Part, ...]:
     names = [p.name for p in parts]
     if len(set(names)) < len(names):
         raise BadRequest(f"expected edits that differ, '{max(names, key=names.count)}' comes twice; leave one out")
+    _check_twice(whole)
     return tuple(parts)
+
+
+def _check_twice(edit: Edit) -> None:
+    """One ε per dyad: of two the effects neither add up nor have a common first order."""
+    for step in edit.steps:
+        named = [(t.site, t.side, i) for t in step if isinstance(t, Dyads) for i in t.indices]
+        twice = next((n for n in named if named.count(n) > 1), None)
+        if twice:
+            raise BadRequest(
+                f"edit: dyad {twice[2]} of {twice[0]} is named twice; expected one ε for it, or 'A then B' in steps"
+            )
 
 
 def _check_change(part: Part) -> None:

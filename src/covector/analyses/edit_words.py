@@ -112,6 +112,8 @@ def _monotone(effects: Effects, m: Measured) -> str:
         return ""
     if np.all(steps > 0) or np.all(steps < 0):
         return f"Monotone in the dose ({doses})."
+    if not steps.any():
+        return f"No change at any dose ({doses})."
     turn = int(np.flatnonzero(np.sign(steps) != np.sign(steps[0]))[0])
     return f"Not monotone in the dose ({doses}): it turns at {np.concatenate([[0.0], setup.doses])[turn]:g}."
 

@@ -22,6 +22,7 @@ from covector.linalg.interval import half_width
 from covector.model.opened import Model
 from covector.propagation.linearised import Linearised, Policies
 from covector.render import Column, Grid, Table
+from covector.run.clusters import clusters_of
 from covector.run.decoder import Decoder
 from covector.run.pairs import worlds_of
 from covector.run.points import as_inputs, captured
@@ -279,7 +280,7 @@ def _table(
     names, by = [str(p) for p in tested.places], {b.name: b for b in every}
     total, n = float(np.concatenate(tested.whole).mean()), len(tested.pairs)
     measured = by["train"].measured
-    effect, error = measured.mean(axis=1), half_width(measured)
+    effect, error = measured.mean(axis=1), half_width(measured, clusters_of(tested.pairs))
     norms, direct = head_norms(model, observable, draws=1), shares(model, observable, test, at=at)
     norm = _aligned(norms, "head", "norm", names)
     ov, qk = (_aligned(direct, "component", column, names) for column in ("ov", "qk"))
@@ -287,7 +288,7 @@ def _table(
     columns = [
         Column("head", names, about="whose z is taken from the corrupt run"),
         Column("effect", effect, "logits", 3, "measured on held-out pairs: clean − patched"),
-        Column("low", effect - error, "logits", 3, "lower end of a 95 % interval over pairs"),
+        Column("low", effect - error, "logits", 3, "lower end of a 95 % interval over names"),
         Column("high", effect + error, "logits", 3, "upper end"),
         Column("train", by["train"].guess.mean(axis=1), "logits", 3, "prediction: feature of the training pairs"),
         Column("free", by["free"].guess.mean(axis=1), "", 3, "prediction: weights alone, direct path, no 1/σ"),

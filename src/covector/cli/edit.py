@@ -136,10 +136,11 @@ def edit(
     changes = [Edit.parse(text, reflects=reflect) for text in edits or []]
     saving = save_to is not None or lora is not None
     measures = bool(observe) or not (concept or saving)
-    if measures and not (observe and (template or prompts)):
+    doses = numbers(dose)
+    if measures and not (template or prompts):
         raise BadRequest(
-            "expected what to measure and where: --observe \"' she' - ' he'\" and --template with --fill, "
-            "or --prompts FILE; to write the edit alone, --save DIR or --lora DIR"
+            "expected either --template with --fill, or --prompts FILE, and --observe \"' she' - ' he'\", to measure "
+            "the edit on; to write it alone, --save DIR or --lora DIR"
         )
     if measures:
         check_prompts(template, fill, prompts)
@@ -151,7 +152,6 @@ def edit(
     from covector.run.neutral import read_neutral
 
     start = time.perf_counter()
-    doses = numbers(dose)
     documents = read_neutral(neutral) if neutral else None
     opened = open_model(model, layout, frame=frame, strict=strict, device=device, dtype=dtype)
     observables = [observable_of(task, opened, output, centred) for task in observe or []]

@@ -107,7 +107,7 @@ def chosen(
 
     The table is that of the dyads, or for `by` curve the comparison of ways at equal ‖ΔM‖.
     """
-    from covector.analyses.choose import budget_of, dampened, optimised
+    from covector.analyses.choose import budget_of, dampened, optimised, related
     from covector.analyses.choose_candidates import candidates
     from covector.analyses.choose_curve import curve
     from covector.analyses.choose_metric import on_prompts, split
@@ -117,6 +117,8 @@ def chosen(
     from covector.run.sampled import sampled
 
     found = candidates(model, list(wish.concepts), tuple(wish.sites))
+    if not wish.optimise:
+        related(found, wish.every or by == "curve")
     needs_text = by == "curve" or wish.optimise or wish.budget_kl is not None
     if documents is None and not needs_text:
         choice = dampened(found, keep=wish.keep, mu=wish.mu, every=wish.every)

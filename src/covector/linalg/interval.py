@@ -13,13 +13,14 @@ def half_width(
     """Half the 95 % interval of each mean over the last axis, by Student's t; NaN where there is one cluster.
 
     `clusters` numbers measurements that depend on each other (the same names under several templates): the interval is
-    then that of the mean of cluster sums, on as many degrees of freedom as there are clusters, less one. Exact for
-    normal clusters of equal size. Rows that were chosen for their size have optimistic intervals.
+    then made from the clusters' sums of deviations from the mean, on as many degrees of freedom as there are clusters,
+    less one. Exact for normal clusters of equal size. Rows that were chosen for their size have optimistic intervals.
     """
     # Imported here: scipy.special adds 0.05 s to every start.
     from scipy.special import stdtrit
 
-    sums = cluster_sums(values, clusters)
+    # A larger cluster has a larger sum; only its sum of deviations says how uncertain the mean is.
+    sums = cluster_sums(values - values.mean(axis=-1, keepdims=True), clusters)
     g, n = sums.shape[-1], values.shape[-1]
     if g < 2:
         return np.full(values.shape[:-1], np.nan)

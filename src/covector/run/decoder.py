@@ -241,7 +241,10 @@ def _check(spec: ModelSpec) -> None:
 
 
 def _check_complete(weights: Weights) -> None:
-    if isinstance(weights, ChangeWeights):
+    behind = weights
+    while hasattr(behind, "of") or hasattr(behind, "base"):  # what holds, frames or edits other weights
+        behind = getattr(behind, "of", None) or behind.base  # type: ignore[attr-defined]
+    if isinstance(behind, ChangeWeights):
         raise BadRequest("a change of weights is no model and cannot be run: name one of the two models it is between")
     spec = weights.spec
     heads = (f"out.{out.name}.transform.W" for out in spec.outputs if out.transform)
