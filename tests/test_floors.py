@@ -37,8 +37,8 @@ DOORS = {
 # Analyses that run a model; only their callers' doors import them.
 RUNNING = {
     "analyses/attribute.py", "analyses/choose.py", "analyses/choose_metric.py", "analyses/fires.py",
-    "analyses/ioi_ablation.py", "analyses/patch.py", "analyses/proof.py", "analyses/sweep_setup.py", "analyses/replicate/obprop_bench.py",
-    "analyses/replicate/obprop_numbers.py", "analyses/replicate/removal.py",
+    "analyses/ioi_ablation.py", "analyses/patch.py", "analyses/proof.py", "analyses/replicate/obprop_bench.py",
+    "analyses/replicate/obprop_numbers.py", "analyses/replicate/removal.py", "analyses/sweep_setup.py",
 }  # fmt: skip
 
 

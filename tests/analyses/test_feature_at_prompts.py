@@ -74,7 +74,7 @@ def test_the_exact_feature_is_the_derivative_along_the_path(make, path: str, hea
 
 
 def test_the_frozen_feature_and_its_constant_give_what_the_model_says() -> None:
-    """Held ratios are exact at the prompt itself: f·x + c is what the MLP writes, read there, with the biases behind it."""
+    """Held ratios are exact at the prompt itself: f·x + c is what the MLP writes, biases included, read there."""
     model = covector.open(random_model())
     observable, pairs = Observable(TASK, model), pairs_for(model, (5,))
     feature, _ = feature_steps(model, observable, "L1.mlp@end>out", pairs=pairs)
