@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
-import numpy as np
 import typer
 
 from covector.errors import BadRequest
@@ -165,6 +164,8 @@ def save_all(
 
 def concept_logits(model: "Model", concepts: Sequence[str], decoder: "Decoder", text: "Neutral") -> "Metric":
     """Mean logit of the concept's tokens less the mean of all, where one of them comes next; else over all tokens."""
+    import numpy as np
+
     from covector.analyses.choose_metric import on_text
     from covector.study.concept import concept
     from covector.study.expression import parse

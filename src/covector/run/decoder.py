@@ -242,7 +242,8 @@ def _check(spec: ModelSpec) -> None:
 
 def _check_complete(weights: Weights) -> None:
     behind = weights
-    while hasattr(behind, "of") or hasattr(behind, "base"):  # what holds, frames or edits other weights
+    # What holds, frames or edits other weights; a change has a base as well, and is where this ends.
+    while not isinstance(behind, ChangeWeights) and (hasattr(behind, "of") or hasattr(behind, "base")):
         behind = getattr(behind, "of", None) or behind.base  # type: ignore[attr-defined]
     if isinstance(behind, ChangeWeights):
         raise BadRequest("a change of weights is no model and cannot be run: name one of the two models it is between")
