@@ -258,13 +258,14 @@ def added(setup: Setup, change: Change) -> np.ndarray:
     return (both[1] - both[0]).reshape(np.prod(both[0].shape[:2]), -1)
 
 
-@pytest.mark.parametrize("edit", EDITS)
-@pytest.mark.parametrize("frame", ["raw", "folded"])
+# No norm stands before the embeddings: folding leaves them alone, so raw says it all.
+FOLDED = [edit for edit in EDITS if not edit.startswith(("embed", "pos"))]
+
+
+@pytest.mark.parametrize(("frame", "edit"), [("raw", e) for e in EDITS] + [("folded", e) for e in FOLDED])
 def test_random_changes_add_as_much_to_the_output_as_the_edit(edit: str, frame: str) -> None:
     """Measured where the product passes, in runs: the matching itself never runs an edited model."""
     model = opened().framed(frame)
-    if frame != "raw" and edit.startswith(("embed", "pos")):
-        pytest.skip("the same in every frame")
     setup = prepared(model, edit, draws=3)
     part = setup.parts[0]
     wanted = np.mean(np.sum(added(setup, part.change) ** 2, axis=1))

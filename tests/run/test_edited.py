@@ -102,7 +102,7 @@ def test_doses_can_be_differentiated() -> None:
     (found,) = torch.autograd.grad(at(doses), doses)
     at_zero = torch.zeros(3, dtype=torch.float64, requires_grad=True)
     (slow,) = torch.autograd.grad(at(at_zero), at_zero)
-    quick = slopes(decoder, lambda d: weights @ logits(d), pieces)
+    (quick,) = slopes(decoder, lambda d: (weights @ logits(d))[None], pieces)
     np.testing.assert_allclose(quick, slow.numpy(), rtol=1e-10)
     step = 1e-5
     for k in range(3):

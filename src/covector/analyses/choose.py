@@ -154,7 +154,7 @@ def dampened(
     how = "in proportion, weighted by data" if target is not None else "in proportion"
     if budget is not None and budget.most is not None and mu is None:
         most = budget.most
-        price, kl = _cheapest(lambda p: at(p), lambda e: budget.kl(found.changed_by(e)), most, LEAST_MU, MOST_MU)
+        price, kl = _cheapest(at, lambda e: budget.kl(found.changed_by(e)), most, LEAST_MU, MOST_MU)
         _check_met(at(price), most)
         made = Choice(found, at(price), f"{how}, KL budget {most:g}", price, kl)
     else:

@@ -13,12 +13,15 @@ import torch
 from covector.axes import Bool, Float, Int
 from covector.errors import BadRequest
 from covector.linalg.interval import half_width
+from covector.model.opened import Model
 from covector.model.overlay import Change
 from covector.run.clusters import cluster_by
 from covector.run.decoder import Decoder
 from covector.run.edited import laid_over, slopes
 from covector.run.neutral import Neutral
 from covector.run.prompts import Pair, batches
+from covector.study.concept import concept
+from covector.study.expression import parse
 from covector.study.observable import Observable
 
 
@@ -60,7 +63,7 @@ class Metric:
         """Its derivative in the dose of every piece, at the unedited model: one backward pass a batch."""
         total = np.zeros(len(pieces))
         for tokens, weights in zip(self.tokens, self.weights, strict=True):
-            total += slopes(self.decoder, lambda d, t=tokens, w=weights: self._values(d, t, w).sum(), pieces)
+            total += slopes(self.decoder, lambda d, t=tokens, w=weights: self._values(d, t, w).sum()[None], pieces)[0]
         return total
 
     def _values(
@@ -126,6 +129,22 @@ def on_text(
     for where, own in zip(weights, each, strict=True):
         np.add.at(shares, own, where.sum(axis=1))
     return Metric(decoder, words, functional, tuple(tokens), tuple(weights), each, shares, tuple(own_tokens))
+
+
+def concept_logits(model: Model, concepts: Sequence[str], decoder: Decoder, text: Neutral) -> Metric:
+    """Mean logit of the concept's tokens less the mean of all, where one of them comes next; else over all tokens."""
+    basis, functional, ids = model.bases["token_out"], np.zeros(model.spec.n_vocab), []
+    for one in concepts:
+        weights = concept(parse(one), model, basis).weights
+        total = sum(abs(w) for w in weights.values())
+        for i, weight in weights.items():
+            functional[i] += weight / total
+            ids += [i] if weight > 0 else []
+    centred = functional - functional.mean()
+    windows = sum(bool(np.isin(row[1:], ids).any()) for rows in text.batches for row in rows)
+    if windows < 2:  # it hardly occurs: how much the text's logits say it anywhere
+        return on_text(decoder, "logit of the concept, all over the text", centred, text)
+    return on_text(decoder, "logit of the concept before its tokens", centred, text, ids)
 
 
 def halves(text: Neutral) -> tuple[Neutral, Neutral]:

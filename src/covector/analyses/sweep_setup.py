@@ -20,7 +20,7 @@ from covector.model.opened import Model
 from covector.model.overlay import Change, Update
 from covector.run.decoder import Decoder
 from covector.run.edit_runs import begins, decoder_of
-from covector.run.edited import laid_over
+from covector.run.edited import gradients, laid_over
 from covector.run.prompts import Pair
 from covector.study.observable import Observable
 
@@ -101,16 +101,17 @@ class Started:
     def gradients(self, tensors: Sequence[str]) -> dict[str, Float[np.ndarray, "..."]]:
         """∂ metric / ∂ W of stored tensors, one backward pass a batch. Exact to rounding."""
         m = self.metric
-        leaves = {n: m.decoder.part(n).detach().clone().requires_grad_() for n in tensors}  # type: ignore[union-attr]
-        decoder = m.decoder.with_parts(leaves)
-        total = {name: np.zeros(tuple(leaf.shape)) for name, leaf in leaves.items()}
+        total: dict[str, np.ndarray] = {}
         for tokens, weights, at in zip(m.tokens, m.weights, self.at, strict=True):
-            logits = decoder.run(torch.from_numpy(np.array(tokens)), at=at).logits
             whole = weights if at is None else weights.sum(axis=1, keepdims=True)
-            value = ((logits @ torch.from_numpy(m.functional).to(logits)) * torch.from_numpy(whole).to(logits)).sum()
-            found = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
-            for name, g in zip(leaves, found, strict=True):
-                total[name] += 0.0 if g is None else g.double().cpu().numpy()
+
+            def value(decoder: Decoder, tokens=tokens, whole=whole, at=at) -> Tensor:
+                logits = decoder.run(torch.from_numpy(np.array(tokens)), at=at).logits
+                read = logits @ torch.from_numpy(m.functional).to(logits)
+                return (read * torch.from_numpy(whole).to(logits)).sum()[None]
+
+            (found,) = gradients(m.decoder, value, tensors)
+            total = {name: total.get(name, 0.0) + found[name] for name in tensors}
         return total
 
     def second(self, hooks: Sequence[str]) -> dict[str, Float[np.ndarray, "..."]]:

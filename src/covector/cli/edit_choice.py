@@ -10,11 +10,8 @@ import typer
 from covector.errors import BadRequest
 
 if TYPE_CHECKING:
-    from covector.analyses.choose_metric import Metric
     from covector.model.opened import Model
     from covector.render import Table
-    from covector.run.decoder import Decoder
-    from covector.run.neutral import Neutral
     from covector.run.prompts import Pair
     from covector.study.edit import Edit
     from covector.study.observable import Observable
@@ -109,7 +106,7 @@ def chosen(
     from covector.analyses.choose import budget_of, dampened, optimised, related
     from covector.analyses.choose_candidates import candidates
     from covector.analyses.choose_curve import curve
-    from covector.analyses.choose_metric import on_prompts, split
+    from covector.analyses.choose_metric import concept_logits, on_prompts, split
     from covector.analyses.choose_tables import chosen_table
     from covector.run.edit_runs import decoder_of
     from covector.run.neutral import neutral_text
@@ -160,25 +157,3 @@ def save_all(
         table = save_adapter(model, whole, adapter, layout=layout, frame=frame)
         sys.stderr.write(f"written: {adapter} ({table.says})\n")
     return table
-
-
-def concept_logits(model: "Model", concepts: Sequence[str], decoder: "Decoder", text: "Neutral") -> "Metric":
-    """Mean logit of the concept's tokens less the mean of all, where one of them comes next; else over all tokens."""
-    import numpy as np
-
-    from covector.analyses.choose_metric import on_text
-    from covector.study.concept import concept
-    from covector.study.expression import parse
-
-    basis, functional, ids = model.bases["token_out"], np.zeros(model.spec.n_vocab), []
-    for one in concepts:
-        weights = concept(parse(one), model, basis).weights
-        total = sum(abs(w) for w in weights.values())
-        for i, weight in weights.items():
-            functional[i] += weight / total
-            ids += [i] if weight > 0 else []
-    centred = functional - functional.mean()
-    windows = sum(bool(np.isin(row[1:], ids).any()) for rows in text.batches for row in rows)
-    if windows < 2:  # it hardly occurs: how much the text's logits say it anywhere
-        return on_text(decoder, "logit of the concept, all over the text", centred, text)
-    return on_text(decoder, "logit of the concept before its tokens", centred, text, ids)

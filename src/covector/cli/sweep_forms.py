@@ -118,8 +118,8 @@ def _units(asked: Asked, model: "Model", documents: "Mapping[str, Sequence[str]]
 
 
 def _concepts(asked: Asked, model: "Model", documents: "Mapping[str, Sequence[str]] | None", tell: "Tell") -> "Table":
+    from covector.analyses.choose_metric import concept_logits
     from covector.analyses.sweep_concepts import concept_matrix
-    from covector.cli.edit_choice import concept_logits
     from covector.run.edit_runs import decoder_of
 
     decoder, text = decoder_of(model, asked.dtype), _text(asked, model, documents)
@@ -137,8 +137,8 @@ def _metric(
     pairs: "Sequence[Pair]",
     documents: "Mapping[str, Sequence[str]] | None",
 ) -> "Metric":
+    from covector.analyses.choose_metric import concept_logits
     from covector.analyses.sweep_setup import metric_of
-    from covector.cli.edit_choice import concept_logits
     from covector.run.edit_runs import decoder_of
 
     if observables:

@@ -4,7 +4,7 @@ What comes before the first changed block is the same for every change: it is ru
 stream that enters that block. Changes that reach the embeddings run whole.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,12 +18,10 @@ from covector.model.overlay import Change, Shift, Update
 from covector.model.spec import ModelSpec
 from covector.model.weights import Held, split_name
 from covector.run.decoder import Decoder
-from covector.run.edited import dosed, first_block, laid_over
+from covector.run.edited import first_block, laid_over, slopes
 from covector.run.neutral import Neutral
 from covector.run.prompts import Pair, batches
 
-# Entries of weights that the pieces of one backward pass may take: 2^25 doubles are 256 MB.
-ENTRIES = 2**25
 # Where what a matrix multiplies is captured.
 SOURCES = {
     "W_Q": "attn_normed", "W_K": "attn_normed", "W_V": "attn_normed", "W_O": "z", "W_in": "mlp_normed",
@@ -95,28 +93,21 @@ class Bench:
         weights: Float[np.ndarray, " n"],
     ) -> Float[np.ndarray, "observable side piece"]:
         """d/dt of each observable's weighted mean over the pairs, per side, as the pieces are laid on; at t = 0."""
-        found = []
-        for some in _chunks(self.decoder, pieces):
-            found.append(self._slopes(some, vectors, weights))
-        return np.concatenate(found, axis=2)
-
-    def _slopes(
-        self, pieces: Sequence[Change], vectors: Float[np.ndarray, "observable token"], weights: np.ndarray
-    ) -> Float[np.ndarray, "observable side piece"]:
-        doses = torch.zeros(len(pieces), dtype=self.decoder.dtype, device=self.decoder.device, requires_grad=True)
-        total = np.zeros((len(vectors), self.sides, len(pieces)))
-        reading = torch.from_numpy(vectors).to(doses)
+        total = np.zeros((len(vectors) * self.sides, len(pieces)))
         done = 0
         for start in self.starts:
             n = len(start.tokens) // self.sides
-            share = torch.from_numpy(weights[done : done + n]).to(doses)
-            values = _logits(dosed(self.decoder, pieces, doses), start, self.first) @ reading.T
-            means = torch.einsum("sno,n->os", values.reshape(self.sides, n, -1), share)
-            for (i, s), _ in np.ndenumerate(total[:, :, 0]):
-                (g,) = torch.autograd.grad(means[i, s], doses, retain_graph=True)
-                total[i, s] += g.double().cpu().numpy()
+            share = weights[done : done + n]
             done += n
-        return total
+
+            def means(decoder: Decoder, start: Start = start, share: np.ndarray = share) -> Tensor:
+                logits = _logits(decoder, start, self.first)
+                values = logits @ torch.from_numpy(vectors).to(logits).T
+                sided = values.reshape(self.sides, len(share), -1)
+                return torch.einsum("sno,n->os", sided, torch.from_numpy(share).to(logits)).flatten()
+
+            total += slopes(self.decoder, means, pieces)
+        return total.reshape(len(vectors), self.sides, len(pieces))
 
     def inputs(self, tensors: Sequence[str]) -> dict[str, np.ndarray]:
         """What each matrix multiplies in the unedited model, over all positions: rows, or ids for embeddings.
@@ -227,12 +218,3 @@ def _source(name: str) -> str | None:
     if layer is not None:
         return f"L{layer}.{SOURCES[role]}"
     return None if name in ("W_E", "W_pos") else "final_normed"
-
-
-def _chunks(decoder: Decoder, pieces: Sequence[Change]) -> Iterator[Sequence[Change]]:
-    """As many pieces at a time as fit, at least one."""
-    largest = max((decoder.weights[n].size if n in decoder.weights else decoder.weights["W_E"].size)
-                  for p in pieces for n in p.tensors)  # fmt: skip
-    size = max(1, ENTRIES // largest)
-    for first in range(0, len(pieces), size):
-        yield pieces[first : first + size]

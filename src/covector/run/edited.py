@@ -169,24 +169,36 @@ def _placed(value: Tensor, more: Tensor, head: int | None) -> Tensor:
     return made
 
 
-def slopes(decoder: Decoder, value: Callable[[Decoder], Tensor], pieces: Sequence[Change]) -> Float[np.ndarray, " k"]:
-    """d value / d dose of every piece, at dose 0: one backward pass for all, ∂f/∂tₖ = ⟨∂f/∂W, ΔWₖ⟩ (equation 9).
+def gradients(
+    decoder: Decoder, values: Callable[[Decoder], Tensor], tensors: Sequence[str]
+) -> list[dict[str, np.ndarray]]:
+    """∂ value / ∂ W of canonical tensors, for each entry of what `values` makes of a decoder [n]; float64.
 
-    `value` takes a decoder and gives a scalar. Exact to rounding, the same as differentiating `dosed`.
+    One run, one backward pass per entry. A tied embedding counts on the side that is named. Exact to rounding.
     """
-    names = list(dict.fromkeys(name for piece in pieces for name in piece.tensors))
+    names = list(dict.fromkeys(tensors))
     if decoder.spec.tied and not {"W_E", "W_U"}.isdisjoint(names):
         names = list(dict.fromkeys([*names, "W_E", "W_U"]))
     leaves = {name: _own(decoder, name).detach().clone().requires_grad_() for name in names}
-    found = torch.autograd.grad(value(decoder.with_parts(leaves)), list(leaves.values()), allow_unused=True)
-    grads = {n: None if g is None else g.double().cpu().numpy() for n, g in zip(names, found, strict=True)}
-    return np.array([sum(_pairing(grads[one.tensor], one) for one in (*p.updates, *p.shifts)) for p in pieces])
+    each = []
+    for value in values(decoder.with_parts(leaves)):
+        found = torch.autograd.grad(value, list(leaves.values()), retain_graph=True, materialize_grads=True)
+        each.append({name: g.double().cpu().numpy() for name, g in zip(names, found, strict=True)})
+    return each
 
 
-def _pairing(grad: np.ndarray | None, one: Update | Shift) -> float:
+def slopes(decoder: Decoder, values: Callable[[Decoder], Tensor], pieces: Sequence[Change]) -> Float[np.ndarray, "n k"]:
+    """d value / d dose of every piece at dose 0, for each entry of `values`: ∂f/∂tₖ = ⟨∂f/∂W, ΔWₖ⟩ (equation 9).
+
+    Exact to rounding, the same as differentiating `dosed`.
+    """
+    each = gradients(decoder, values, [name for piece in pieces for name in piece.tensors])
+    pairings = [[sum(_pairing(g[x.tensor], x) for x in (*p.updates, *p.shifts)) for p in pieces] for g in each]
+    return np.array(pairings, dtype=np.float64).reshape(len(each), len(pieces))
+
+
+def _pairing(grad: np.ndarray, one: Update | Shift) -> float:
     """⟨∂f/∂W, ΔW⟩ through the thin factors."""
-    if grad is None:
-        return 0.0
     here = grad if one.head is None else grad[one.head]
     if isinstance(one, Shift):
         return float(here @ one.values)
