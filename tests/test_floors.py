@@ -13,7 +13,7 @@ SRC = Path(__file__).resolve().parents[1] / "src" / "covector"
 FLOORS = {
     "errors": 0, "axes": 0, "linalg": 1, "render": 2, "model": 2, "arch": 3, "demo": 3, "study": 3, "io": 4,
     "engine": 4, "propagation": 4, "run": 5, "analyses": 6, "atlas": 7, "workbench": 8, "changes": 9, "saving": 9,
-    "atlases": 10, "building": 10, "cli": 11, "__main__": 12,
+    "atlases": 10, "building": 10, "rollouts": 11, "cli": 12, "__main__": 13,
 }  # fmt: skip
 # Imports inside functions: optional or slow libraries at a door, and the commands of the CLI (quick --help).
 DOORS = {
@@ -38,7 +38,7 @@ DOORS = {
 RUNNING = {
     "analyses/attribute.py", "analyses/choose.py", "analyses/choose_metric.py", "analyses/fires.py",
     "analyses/ioi_ablation.py", "analyses/patch.py", "analyses/proof.py", "analyses/replicate/obprop_bench.py",
-    "analyses/replicate/obprop_numbers.py", "analyses/replicate/removal.py", "analyses/sweep_setup.py",
+    "analyses/replicate/obprop_numbers.py", "analyses/rollout_arms.py", "analyses/replicate/removal.py", "analyses/sweep_setup.py",
 }  # fmt: skip
 
 

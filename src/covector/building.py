@@ -54,11 +54,11 @@ def build_atlas(
                 "expected a model by name or folder for processes and clusters, got one in memory: their workers open "
                 "it themselves; use threads, or save the model first"
             )
-        work = _Elsewhere(_anywhere(model), str(Path(layout).absolute()) if layout else None, frame, options)
+        work = _Elsewhere(anywhere(model), str(Path(layout).absolute()) if layout else None, frame, options)
     return build(opened, Path(out), options, engine=chosen, work=work, memory=memory, shard=shard, progress=progress)
 
 
-def _anywhere(ref: str | Path) -> str:
+def anywhere(ref: str | Path) -> str:
     """The name of a model as a worker in another folder would type it."""
     folder = Path(ref).expanduser()
     bundled = str(ref) in BUNDLED or str(ref) in TOYS

@@ -81,6 +81,14 @@ class BadRequest(CovectorError):
     """Arguments that contradict each other or lie outside their range."""
 
 
+class BadAgent(CovectorError):
+    """An agent file is missing or not well-formed, or does not fit the model that is to act with it."""
+
+
+class EnvironmentFailed(CovectorError):
+    """An environment is unknown, cannot be made, does not fit the agent, or broke down in an episode."""
+
+
 class CorruptAtlas(CovectorError):
     """The folder is no atlas, not a complete one, or its files disagree."""
 

@@ -19,12 +19,14 @@ from covector.arch.config import Config
 from covector.arch.family import family_of
 from covector.arch.toy import TOYS
 from covector.errors import BadRequest, MissingExtra, NotProven, UnsupportedConfig, UnsupportedFamily
+from covector.io.agent_file import find_agent
 from covector.io.checkpoint import Checkpoint, open_checkpoint
 from covector.io.safetensors_file import SafetensorsFile
 from covector.model.frames import Frame
 from covector.model.opened import Model
 from covector.model.weights import Weights
 from covector.render import Table
+from covector.study.agent import state_labels
 
 if TYPE_CHECKING:
     from covector.run.hf_runner import HFRunner
@@ -76,11 +78,17 @@ def _known(checkpoint: Checkpoint, strict: bool) -> Model:
             "leave --strict out if they do not change the function"
         )
     weights = adapt(spec, tensors, checkpoint.tensors, prefixes=family.prefixes, ignored=family.ignored)
-    labels = {"token": checkpoint.vocabulary.labels} if checkpoint.vocabulary else {}
+    labels = {"token": checkpoint.vocabulary.labels} if checkpoint.vocabulary else _agent_labels(checkpoint)
     more: dict[str, Any] = {"unknown_keys": list(unknown)} if unknown else {}
     if family.notes:
         more |= family.notes(weights)
     return _opened(checkpoint, weights, labels, more)
+
+
+def _agent_labels(checkpoint: Checkpoint) -> dict[str, tuple[str, ...]]:
+    """Names of states and actions, where an agent file stands beside the weights or is known by the model's name."""
+    agent = find_agent(checkpoint.name, checkpoint.folder)
+    return {} if agent is None else {"state": state_labels(agent), "action": agent.actions}
 
 
 def _opened(

@@ -28,6 +28,7 @@ from covector.cli.patch import patch
 from covector.cli.rank import rank
 from covector.cli.replicate import replicate
 from covector.cli.retyped import TYPED
+from covector.cli.rollout import rollout
 from covector.cli.search import search
 from covector.cli.spectrum import spectrum
 from covector.cli.steer import steer
@@ -64,6 +65,7 @@ app.command(name="sweep")(sweep)
 app.command(name="study")(study)
 app.command(name="svd")(svd)
 app.command(name="atlas")(atlas)
+app.command(name="rollout")(rollout)
 app.command(name="search")(search)
 app.command(name="fires")(fires)
 observe.command(name="ioi")(ioi)

@@ -1,0 +1,143 @@
+"""An experiment with an agent, played: the episodes of every arm, and what its tables are made from.
+
+Source: theory page F14; `docs/theory/rollouts.md`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from covector.analyses.rollout_arms import CLEAN, CONTROL, SHAM, Arm
+from covector.analyses.rollout_runs import Key
+from covector.axes import Bool, Float
+from covector.errors import BadRequest
+from covector.model.opened import Model
+from covector.model.overlay import Change
+from covector.run.episodes import Episode
+from covector.study.agent import Agent
+
+
+@dataclass(frozen=True)
+class Options:
+    """How much is played. Episode i has the seed first_seed + i in every arm; controls play the first of them.
+
+    `targets`: returns asked for (default: the agent file's target); controls are compared at the first. `seed` draws
+    the controls and the resampling. Models run in `dtype`.
+    """
+
+    episodes: int = 300
+    controls: int = 100
+    control_episodes: int = 30
+    targets: tuple[float, ...] = ()
+    first_seed: int = 0
+    seed: int = 0
+    dtype: str = "float32"
+
+    @property
+    def seeds(self) -> range:
+        """The seeds of the episodes."""
+        return range(self.first_seed, self.first_seed + self.episodes)
+
+    def check(self) -> None:
+        """Raises BadRequest for numbers that cannot be played."""
+        if self.episodes < 2:
+            raise BadRequest(f"--episodes: expected 2 or more, got {self.episodes}; 200 or more are worth reading")
+        if self.controls < 0 or (self.controls and not 2 <= self.control_episodes <= self.episodes):
+            raise BadRequest(
+                f"--control-episodes: expected 2 to {self.episodes} (the arms' --episodes), got "
+                f"{self.control_episodes}; or --controls 0 for none"
+            )
+        if self.first_seed < 0:
+            raise BadRequest(f"--first-seed: expected 0 or more, got {self.first_seed}")
+
+    def record(self) -> dict[str, Any]:
+        """For the meta of results, and to tell one request from another."""
+        return {
+            "episodes": self.episodes, "controls": self.controls, "control_episodes": self.control_episodes,
+            "targets": list(self.targets), "first_seed": self.first_seed, "seed": self.seed, "run_dtype": self.dtype,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Experiment:
+    """What was played. ``episodes`` by (arm, target, seed); ``diverged`` and ``sizes`` by arm (and control).
+
+    ``typed`` names model and agent as words of a command line.
+    """
+
+    model: Model
+    typed: str
+    agent: Agent
+    options: Options
+    targets: tuple[float, ...]
+    arms: Sequence[Arm]
+    controls: Mapping[str, Change]
+    episodes: Mapping[Key, Episode]
+    diverged: Mapping[str, tuple[float, float]]
+    sizes: Mapping[str, Mapping[str, float]]
+    packages: Mapping[str, str]
+
+    def of(self, arm: str, target: float | None = None, count: int | None = None) -> list[Episode]:
+        """The episodes of an arm in the order of their seeds; the first `count`."""
+        at = self.targets[0] if target is None else target
+        return [self.episodes[arm, at, seed] for seed in self.options.seeds[:count]]
+
+    def returns(self, arm: str, target: float | None = None, count: int | None = None) -> Float[np.ndarray, " n"]:
+        """Their returns."""
+        return np.array([e.total for e in self.of(arm, target, count)])
+
+    def successes(self, arm: str, target: float | None = None) -> Bool[np.ndarray, " n"] | None:
+        """Which were successes; None where the agent file has no rule."""
+        found = [e.success for e in self.of(arm, target)]
+        return None if any(s is None for s in found) else np.array(found, dtype=bool)
+
+    def lengths(self, arm: str, target: float | None = None) -> Float[np.ndarray, " n"]:
+        """Their lengths in steps."""
+        return np.array([e.length for e in self.of(arm, target)], dtype=np.float64)
+
+    def failed(self, arm: str, target: float | None = None) -> Bool[np.ndarray, " n"]:
+        """Which ended in failure (the others' time to failure is censored at their length)."""
+        return np.array([e.failed_at is not None for e in self.of(arm, target)])
+
+    def names(self, arm: str, kind: str) -> list[str]:
+        """The controls of an arm of one kind: random changes, or other dyads."""
+        return [name for name in self.controls if name.startswith(f"{arm}/{kind}/")]
+
+    def control_effects(self, arm: str, kind: str = CONTROL) -> Float[np.ndarray, "control n"]:
+        """Change of return of every control on every one of its seeds, against clean."""
+        n = self.options.control_episodes
+        clean = self.returns(CLEAN, count=n)
+        rows = [self.returns(name, count=n) - clean for name in self.names(arm, kind)]
+        return np.array(rows).reshape(-1, n)
+
+    @cached_property
+    def sham_is_clean(self) -> bool:
+        """Whether the sham's episodes are the clean ones, action by action."""
+        return self.of(SHAM) == self.of(CLEAN)
+
+    @cached_property
+    def meta(self) -> dict[str, Any]:
+        """What every table of this experiment records."""
+        agent = self.agent
+        return self.model.meta | {
+            "analysis": "rollout",
+            "policy": "none: measured",
+            "environment": agent.environment.id,
+            "environment_kwargs": dict(agent.environment.kwargs),
+            "packages": dict(self.packages),
+            "agent_file": agent.where,
+            "agent_source": agent.source,
+            "scale": agent.scale,
+            "context": agent.context,
+            "success": str(agent.success) if agent.success else None,
+            "played_targets": list(self.targets),
+            "edits": {arm.name: str(arm.part.edit) for arm in self.arms},
+            "output_sizes": {name: dict(sizes) for name, sizes in self.sizes.items()},
+            "sham_is_clean": self.sham_is_clean,
+            "null": f"{self.options.controls} random changes of each edit's matrices, of its rank and relative "
+            "singular values, scaled to its E‖Δoutput‖² over clean episodes; the other dyads with the same ε",
+            **self.options.record(),
+        }

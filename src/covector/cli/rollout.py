@@ -1,0 +1,119 @@
+"""`covector rollout`: an agent in its environment, as it is and edited, with controls, on the same seeds."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from covector.cli.options import Json, Layout, ModelRef, Out, Plot, Quiet, Seed
+
+BY = ("arm", "control", "episode", "target")
+Arms = Annotated[
+    list[str] | None,
+    typer.Option("--arm", help="An edit to try: 'L2.mlp.out:0*0', or NAME='L2.mlp.out:0*0' (repeatable)."),
+]
+AgentFile = Annotated[
+    Path | None,
+    typer.Option("--agent", metavar="FILE", help="agent.json: environment, statistics, target (default: beside it)."),
+]
+EnvName = Annotated[
+    str | None,
+    typer.Option("--env", help="Another registered environment, or package.module:function that makes one."),
+]
+
+
+def rollout(
+    model: ModelRef,
+    arm: Arms = None,
+    agent: AgentFile = None,
+    env: EnvName = None,
+    episodes: Annotated[int, typer.Option("--episodes", help="Episodes of every arm, the same seeds in each.")] = 300,
+    controls: Annotated[
+        int, typer.Option("--controls", help="Random changes of equal output per arm; 0 for none.")
+    ] = 100,
+    control_episodes: Annotated[
+        int, typer.Option("--control-episodes", help="Episodes of every control: the first of the seeds.")
+    ] = 30,
+    target: Annotated[
+        str | None, typer.Option("--target", help="Returns asked for, with commas (default: the agent file's).")
+    ] = None,
+    first_seed: Annotated[
+        int, typer.Option("--first-seed", help="Seed of the first episode; the others count up.")
+    ] = 0,
+    by: Annotated[str, typer.Option("--by", help="What a row is: arm, control, episode, target.")] = "arm",
+    workers: Annotated[int | None, typer.Option("--workers", help="Processes (default: one per core).")] = None,
+    engine: Annotated[str, typer.Option("--engine", help="processes, threads, or dask://host:port.")] = "processes",
+    top: Annotated[int, typer.Option("--top", help="Rows on the screen; 0 for all. Files hold them all.")] = 40,
+    dtype: Annotated[str, typer.Option("--dtype", help="Precision of the runs: float32 or float64.")] = "float32",
+    layout: Layout = None,
+    seed: Seed = 0,
+    json: Json = False,
+    out: Out = None,
+    plot: Plot = None,
+    quiet: Quiet = False,
+) -> None:
+    """Play episodes of an agent, as it is and edited: return, success, length, and what random edits would do.
+
+    With --out DIR every finished episode is kept in DIR/episodes.jsonl, and the same command goes on where it stopped.
+    """
+    from covector.cli.output import emit, refuse_plot
+    from covector.cli.progress import Progress
+    from covector.errors import BadRequest
+
+    if by not in BY:
+        raise BadRequest(f"--by: expected {', '.join(BY)}, got '{by}'")
+    if by == "episode":
+        refuse_plot(plot, "rollout --by episode")
+    named = named_arms(arm or [])
+    from covector.analyses.rollout import Options
+    from covector.analyses.rollout_details import by_episode, by_target
+    from covector.analyses.rollout_tables import by_arm, by_control
+    from covector.rollouts import experiment
+
+    options = Options(episodes, controls if named else 0, min(control_episodes, episodes), _numbers(target), first_seed,
+                      seed, dtype)  # fmt: skip
+    bar = Progress(quiet)
+    try:
+        found = experiment(
+            model, named, agent=agent, env=env, layout=layout, options=options, on=engine, workers=workers, out=out,
+            progress=bar, tell=None if quiet else lambda text: print(text, file=sys.stderr, flush=True),
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        bar.close()
+        kept = f"; the same command goes on from {out}/episodes.jsonl" if out else "; with --out DIR they are kept"
+        print(f"interrupted: episodes played so far{kept if out else ' are lost' + kept}", file=sys.stderr)
+        raise typer.Exit(130) from None
+    finally:
+        bar.close()
+    table = {"arm": by_arm, "control": by_control, "episode": by_episode, "target": by_target}[by](found)
+    emit(table, as_json=json, out=out, plot=plot, quiet=quiet, top=top or None)
+
+
+def named_arms(given: list[str]) -> dict[str, str]:
+    """Edits by name: ``NAME=EDIT``, or the edit alone, which is its own name. Raises BadRequest for one name twice."""
+    from covector.errors import BadRequest
+
+    found: dict[str, str] = {}
+    for text in given:
+        name, equals, edit = text.partition("=")
+        if not equals or not edit or not name.replace("-", "").replace("_", "").isalnum():
+            name, edit = text.replace("/", "÷"), text
+        if name in found:
+            raise BadRequest(f"--arm: expected every name once, '{name}' is given twice; write NAME='…'")
+        found[name] = edit.strip("'\"") if edit != text else edit
+    return found
+
+
+def _numbers(text: str | None) -> tuple[float, ...]:
+    from covector.errors import BadRequest
+
+    if text is None:
+        return ()
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise BadRequest(f"--target: expected numbers with commas, as 1,0.5,0, got '{text}'") from None
+    if len(set(found)) < len(found):
+        raise BadRequest(f"--target: expected every return once, got '{text}'")
+    return found

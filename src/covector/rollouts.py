@@ -1,0 +1,245 @@
+"""Roll-outs of an agent: as it is, a sham, edits and their controls on the same seeds, on all cores.
+
+table = covector.rollout("demo-dt", {"late": "L2.mlp.out:0*0"})
+"""
+
+import dataclasses
+import shlex
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from covector.analyses.rollout import Experiment, Options
+from covector.analyses.rollout_arms import (
+    CLEAN,
+    SHAM,
+    Arm,
+    Matching,
+    Task,
+    arms_of,
+    controls_of,
+    divergences,
+    matrices,
+    played,
+    sham,
+    sizes_of,
+)
+from covector.analyses.rollout_runs import Failure, Progress, chunks, run_tasks
+from covector.analyses.rollout_tables import by_arm
+from covector.building import anywhere
+from covector.engine import Engine, engine
+from covector.errors import BadRequest, CovectorError
+from covector.io.agent_file import need_agent
+from covector.io.checkpoint import open_checkpoint
+from covector.io.journal import Journal
+from covector.model.opened import Model
+from covector.model.overlay import Change
+from covector.render import Table
+from covector.run.edit_runs import decoder_of
+from covector.run.environments import Factory, factory_at, packages
+from covector.run.episodes import Episode, Stage, Trajectory, play
+from covector.run.one_thread import one_thread
+from covector.run.replay import matrix_inputs, moments
+from covector.study.agent import Agent
+from covector.study.edit import Edit
+from covector.workbench import open as open_model
+
+Tell = Callable[[str], None]
+# Moments of clean episodes over which controls are matched, and over which actions are compared.
+MATCHED, COMPARED = 1024, 256
+# Clean episodes that the moments come from.
+RECORDED = 32
+
+
+@dataclass(frozen=True)
+class Player:
+    """An agent by its name, as every worker opens it for itself: the model, its agent file, its environment."""
+
+    ref: str
+    layout: str | None
+    agent_file: str | None
+    env: str | None
+    dtype: str
+
+    def __call__(self, task: Task) -> list[Episode] | Failure:
+        """The episodes of a task, or what went wrong: the other tasks go on."""
+        model, stage = _opened(self)
+        try:
+            return played(model, stage, task, self.dtype)
+        except CovectorError as error:
+            return Failure(task, str(error))
+
+    def agent(self) -> Agent:
+        """The agent file, with another environment where one was named. Raises BadAgent."""
+        checkpoint = open_checkpoint(self.ref, self.layout)
+        found = need_agent(checkpoint.name, checkpoint.folder, self.agent_file)
+        if self.env is None or self._own_factory:
+            return found
+        other = dataclasses.replace(found.environment, id=self.env, kwargs={})
+        return found if self.env == found.environment.id else dataclasses.replace(found, environment=other)
+
+    @property
+    def _own_factory(self) -> bool:
+        """``package.module:function``; gymnasium's own ``module:Id-v0`` ends in a version."""
+        return self.env is not None and ":" in self.env and "-v" not in self.env.rpartition(":")[2]
+
+    def factory(self) -> Factory | None:
+        """What makes the environments, where the caller's own function does."""
+        return factory_at(self.env) if self.env is not None and self._own_factory else None
+
+
+@lru_cache(maxsize=1)
+def _opened(player: Player) -> tuple[Model, Stage]:
+    agent, model = player.agent(), open_model(player.ref, player.layout)
+    return model, Stage(agent, player.factory())
+
+
+def experiment(
+    model: str | Path,
+    arms: Mapping[str, str | Edit] | None = None,
+    *,
+    agent: str | Path | None = None,
+    env: str | None = None,
+    layout: str | Path | None = None,
+    options: Options | None = None,
+    on: str | Engine = "processes",
+    workers: int | None = None,
+    out: str | Path | None = None,
+    tell: Tell | None = None,
+    progress: Progress | None = None,
+) -> Experiment:
+    """Play an agent's episodes: as it is, with a sham, with every edit of `arms`, and with their controls.
+
+    All arms play the same seeds. `agent`: an ``agent.json`` (default: the one beside the weights). `env`: another
+    registered environment, or ``package.module:function`` that makes one. `on`: ``processes``, ``threads`` or
+    ``dask://host:port``. `out`: a folder for the journal of episodes; the same request goes on where it stopped.
+    `tell` is given what is about to be played and how long it will take.
+
+    Raises BadAgent without statistics or target, EnvironmentFailed, MissingExtra, BadRequest, and what
+    `covector.open` and `Edit.resolve` raise.
+    """
+    options = options or Options()
+    options.check()
+    player = Player(
+        anywhere(model), str(Path(layout).absolute()) if layout else None,
+        str(Path(agent).absolute()) if agent else None, env, options.dtype,
+    )  # fmt: skip
+    opened, stage = _opened(player)
+    found = arms_of(opened, arms or {})
+    targets = options.targets or (stage.agent.target,)
+    begun = time.perf_counter()
+    recorded = _recorded(opened, stage, options, targets[0])
+    pace = sum(t.episode.length for t in recorded) / max(time.perf_counter() - begun, 1e-9)
+    controls, sizes = _controls(opened, stage.agent, options, found, recorded)
+    tasks = _tasks(opened, options, targets, found, controls)
+    chosen = engine(on, workers) if isinstance(on, str) else on
+    if tell:
+        tell(_announced(tasks, recorded, pace, chosen.workers, found, controls))
+    log = (
+        Journal(_folder(out) / "episodes.jsonl", _request(opened, player, stage.agent, options, found)) if out else None
+    )
+    episodes = run_tasks(tasks, chosen, player, log, progress)
+    diverged = _diverged(opened, stage.agent, options, found, controls, recorded)
+    stage.close()
+    typed = f"{opened.words}{_typed(player, agent)}"
+    return Experiment(opened, typed, stage.agent, options, targets, found, controls, episodes, diverged, sizes,
+                      packages(stage.agent))  # fmt: skip
+
+
+def rollout(model: str | Path, arms: Mapping[str, str | Edit] | None = None, **more: Any) -> Table:
+    """One row per arm: return, change on the same seeds, success, and the edit among its controls.
+
+    Everything as in `experiment`, which gives the episodes themselves; see `by_arm` for the columns.
+    """
+    return by_arm(experiment(model, arms, **more))
+
+
+def _recorded(model: Model, stage: Stage, options: Options, target: float) -> list[Trajectory]:
+    """The first clean episodes with what was seen in them."""
+    with one_thread():
+        seeds = options.seeds[:RECORDED]
+        return play(decoder_of(model, options.dtype), stage, seeds, target, keep=True)
+
+
+def _controls(
+    model: Model, agent: Agent, options: Options, arms: Sequence[Arm], recorded: Sequence[Trajectory]
+) -> tuple[dict[str, Change], dict[str, dict[str, float]]]:
+    if not arms:
+        return {}, {}
+    decoder = decoder_of(model, options.dtype)
+    seen = moments(agent, model.spec, recorded, MATCHED)
+    inputs = matrix_inputs(decoder, seen, matrices(arms))
+    matching = Matching(model, options.controls, options.seed)
+    sizes = {arm.name: sizes_of(matching, arm, inputs) for arm in arms}
+    return (controls_of(matching, arms, inputs) if options.controls else {}), sizes
+
+
+def _tasks(
+    model: Model, options: Options, targets: Sequence[float], arms: Sequence[Arm], controls: Mapping[str, Change]
+) -> list[Task]:
+    """Long tasks first; controls play the first of the seeds, at the first target."""
+    seeds, tasks = options.seeds, []
+    for target in targets:
+        tasks += chunks(CLEAN, Change(), target, seeds)
+        tasks += [t for arm in arms for t in chunks(arm.name, arm.part.change, target, seeds)]
+    tasks += chunks(SHAM, sham(model, arms), targets[0], seeds)
+    for name, change in controls.items():
+        tasks += chunks(name, change, targets[0], seeds[: options.control_episodes])
+    return tasks
+
+
+def _announced(
+    tasks: Sequence[Task], recorded: Sequence[Trajectory], pace: float, workers: int, arms: Sequence[Arm],
+    controls: Mapping[str, Change],
+) -> str:  # fmt: skip
+    count = sum(len(t.seeds) for t in tasks)
+    steps = count * sum(t.episode.length for t in recorded) / max(len(recorded), 1)
+    minutes = steps / pace / workers / 60
+    left = f"about {minutes:.0f} min" if minutes >= 1.5 else f"about {max(60 * minutes, 1):.0f} s"
+    words = f"{len(arms)} edit{'s' * (len(arms) != 1)}, clean and sham"
+    more = f", {len(controls)} controls" if controls else ""
+    return f"{words}{more}: {count:,} episodes, some {steps:,.0f} steps, {left} with {workers} workers"
+
+
+def _typed(player: Player, agent: str | Path | None) -> str:
+    """The options that name the agent, as words of a command line."""
+    given = (("--agent", agent), ("--env", player.env))
+    return "".join(f" {option} {shlex.quote(str(value))}" for option, value in given if value is not None)
+
+
+def _folder(out: str | Path) -> Path:
+    folder = Path(out).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise BadRequest(f"--out {folder}: expected a folder, it is a file; choose another")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _request(model: Model, player: Player, agent: Agent, options: Options, arms: Sequence[Arm]) -> dict[str, Any]:
+    """What must be the same for work to go on."""
+    names = sorted({*matrices(arms), "out.action.W"})
+    return {
+        "model": model.name,
+        "tensors": model.origins(*(n for n in names if n in model.stored)),
+        "environment": agent.environment.id if player.env is None else player.env,
+        "kwargs": dict(agent.environment.kwargs),
+        "packages": packages(agent),
+        "context": agent.context,
+        "arms": {arm.name: str(arm.part.edit) for arm in arms},
+        **options.record(),
+    }
+
+
+def _diverged(
+    model: Model, agent: Agent, options: Options, arms: Sequence[Arm], controls: Mapping[str, Change],
+    recorded: Sequence[Trajectory],
+) -> dict[str, tuple[float, float]]:  # fmt: skip
+    changes = {arm.name: arm.part.change for arm in arms} | dict(controls)
+    if not changes:
+        return {}
+    seen = moments(agent, model.spec, recorded, COMPARED)
+    with one_thread():
+        return divergences(decoder_of(model, options.dtype), seen, changes)
