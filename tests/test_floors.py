@@ -29,6 +29,7 @@ DOORS = {
     "linalg/svd.py": {"torch"},
     "model/activations.py": {"scipy"},
     "render/files.py": {"pandas", "pyarrow"},
+    "run/film.py": {"imageio_ffmpeg"},
     "render/plot.py": {"matplotlib"},
     "render/terminal.py": {"rich"},
     "render/html.py": {"matplotlib"},
@@ -38,7 +39,8 @@ DOORS = {
 RUNNING = {
     "analyses/attribute.py", "analyses/choose.py", "analyses/choose_metric.py", "analyses/fires.py",
     "analyses/ioi_ablation.py", "analyses/patch.py", "analyses/proof.py", "analyses/replicate/obprop_bench.py",
-    "analyses/replicate/obprop_numbers.py", "analyses/rollout_arms.py", "analyses/replicate/removal.py", "analyses/sweep_setup.py",
+    "analyses/replicate/obprop_numbers.py", "analyses/replicate/removal.py", "analyses/rollout_arms.py",
+    "analyses/sweep_setup.py",
 }  # fmt: skip
 
 

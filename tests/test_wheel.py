@@ -73,7 +73,11 @@ def test_the_bundled_model_fits_its_limit(wheel: Path) -> None:
         names = archive.namelist()
     assert size <= MODEL_LIMIT * 2**20
     assert "covector/py.typed" in names
-    assert "covector/demo/lm/model.safetensors" in names
+    assert {
+        "covector/demo/lm/model.safetensors",
+        "covector/demo/dt/model.safetensors",
+        "covector/demo/dt/agent.json",
+    } <= {*names}
 
 
 def test_torch_is_not_among_the_core_dependencies(core_only: Path) -> None:

@@ -11,13 +11,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from covector.demo import DEMO_LM
+from covector.demo import DEMO_DT, DEMO_LM
 from covector.errors import CorruptCheckpoint, UnknownModel
 from covector.io.hub import resolve
 from covector.io.tensors import StateDictTensors, TensorSource, open_folder
 from covector.io.vocabulary import Vocabulary, read_vocabulary
 
-BUNDLED = {"demo-lm": DEMO_LM}
+BUNDLED = {"demo-lm": DEMO_LM, "demo-dt": DEMO_DT}
 
 
 @dataclass(frozen=True)

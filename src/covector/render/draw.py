@@ -5,6 +5,7 @@ label has the same size whatever the number of cells.
 """
 
 from collections.abc import Callable
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,6 +40,7 @@ _STANDING_OUT = "#d55e00"  # beside curves in shades of blue
 _KEYED = 8  # ordered curves that the key names one by one
 _GREY, _PALE, _RULE = "#767676", "#e9e9e9", "#ececec"
 _LETTER = 0.076  # inches that one terminal cell of 9 pt DejaVu Sans takes, a little more than the mean letter
+_BOLD = 0.088  # the same of 10 pt bold, of which titles are made
 _SMALL = 400  # cells up to which a grid shows its values; four times as many with texts, which are what it is about
 _LONGEST = 28  # cells of a label; longer tokens are rare, and would push the grid off the page
 _NAMED = 12  # points of a scatter that get a name
@@ -57,7 +59,8 @@ def draw(fig: "Figure", picture: Picture, title: str, spell: Spell) -> None:
     else:
         ax = _draw_scatter(fig, picture, spell)
     if title:
-        ax.set_title(spell(title), loc="left", fontsize=10, fontweight="bold", pad=9)
+        lines = wrap(spell(title), max(60, int(fig.get_figwidth() / _BOLD)))
+        ax.set_title("\n".join(lines), loc="left", fontsize=10, fontweight="bold", pad=9)
 
 
 def _draw_grid(fig: "Figure", grid: Grid, spell: Spell) -> "Axes":
@@ -86,6 +89,8 @@ def _draw_grid(fig: "Figure", grid: Grid, spell: Spell) -> "Axes":
     ax.set_ylabel(spell(printable(grid.row_name)), color=_GREY)
     if is_annotated:
         _annotate(ax, grid, texts, backgrounds)
+    if grid.outlined:
+        _outline(ax, grid)
     _colour_bar(fig, grid, size, is_annotated, spell)
     return ax
 
@@ -110,6 +115,8 @@ def _annotate(ax: "Axes", grid: Grid, texts: list[list[str]], backgrounds: list[
     """Text and value of each cell; grey where chance explains the value."""
     is_chance = grid.is_chance
     for (i, j), value in np.ndenumerate(grid.values):
+        if grid.outlined and np.isnan(value):
+            continue  # seams between panels, cells that are not there
         ink = _GREY if is_chance[i, j] or np.isnan(value) else ink_on(backgrounds[i][j])
         number = number_text(float(value), grid.digits)
         middle: dict[str, Any] = {"ha": "center", "va": "center", "color": ink}
@@ -118,6 +125,16 @@ def _annotate(ax: "Axes", grid: Grid, texts: list[list[str]], backgrounds: list[
             ax.text(j + 0.5, i + 0.74, number, fontsize=6.5, **middle)
         else:
             ax.text(j + 0.5, i + 0.5, number, fontsize=8, **middle)
+
+
+def _outline(ax: "Axes", grid: Grid) -> None:
+    """A line between every cell beyond chance and its neighbours that are not."""
+    beyond = np.pad(~grid.is_chance & np.isfinite(grid.values), 1)
+    style: dict[str, Any] = {"color": "#1c1c1c", "linewidth": 0.9}
+    rows, columns = np.nonzero(beyond[1:, 1:-1] != beyond[:-1, 1:-1])
+    ax.hlines(rows, columns, columns + 1, **style)
+    rows, columns = np.nonzero(beyond[1:-1, 1:] != beyond[1:-1, :-1])
+    ax.vlines(columns, rows, rows + 1, **style)
 
 
 def _colour_bar(fig: "Figure", grid: Grid, size: tuple[float, float], is_annotated: bool, spell: Spell) -> None:
@@ -141,6 +158,7 @@ def _colour_bar(fig: "Figure", grid: Grid, size: tuple[float, float], is_annotat
         if low <= level <= high:
             bar.axhline(float(level), color="#1c1c1c", linewidth=0.8)
     told = f"{'grey: ' if is_annotated else ''}within chance\n(±{number_text(grid.chance, grid.digits)}, between lines)"
+    told += "\noutlined: beyond" if grid.outlined else ""
     bar.text(0, -0.05, told, transform=bar.transAxes, fontsize=7, color=_GREY, va="top", ha="left", linespacing=1.3)
 
 
@@ -215,19 +233,23 @@ def _draw_scatter(fig: "Figure", points: Scatter, spell: Spell) -> "Axes":
 
 
 def _name_points(ax: "Axes", points: Scatter, labels: list[str]) -> None:
-    """Names at the points that stand out most, as long as no name covers another."""
+    """Names at the points that stand out most, as long as no name covers another; to the left where the plot ends."""
     usual = points.x if points.diagonal else np.nanmedian(points.y)
     standing_out = np.abs(points.y - usual)
     taken: list[tuple[float, float, float, float]] = []
     (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
-    scale = (_PLOT[0] / ((right - left) or 1), _PLOT[1] / ((top - bottom) or 1))
+    width = _PLOT[1] if points.diagonal else _PLOT[0]  # with a diagonal the plot is square
+    scale = (width / ((right - left) or 1), _PLOT[1] / ((top - bottom) or 1))
     for i in np.argsort(-np.nan_to_num(standing_out, nan=-np.inf), kind="stable")[:_NAMED].tolist():
         at = (float(points.x[i] * scale[0]), float(points.y[i] * scale[1]))
-        box = (at[0], at[1], at[0] + cell_len(labels[i]) * _LETTER, at[1] + 0.16)
+        long = cell_len(labels[i]) * _LETTER
+        ends = bool(at[0] + long > right * scale[0])
+        box = (at[0] - long * ends, at[1], at[0] + long * (not ends), at[1] + 0.16)
         if not all(np.isfinite(box)) or any(_overlap(box, other) for other in taken):
             continue
         taken.append(box)
-        ax.annotate(labels[i], (points.x[i], points.y[i]), (4, 3), textcoords="offset points", fontsize=8)
+        side = {"xytext": (-4 if ends else 4, 3), "ha": "right" if ends else "left"}
+        ax.annotate(labels[i], (points.x[i], points.y[i]), textcoords="offset points", fontsize=8, **side)
 
 
 def _plot_axes(fig: "Figure", picture: Curve | Scatter, spell: Spell) -> "Axes":

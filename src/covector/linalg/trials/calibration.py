@@ -64,8 +64,6 @@ def calibration(
     own = achieved - mean[:, None]
     drawn = _means(own, shared, draws, seed)
     influence = weight @ own if shared else (weight[:, None] * own).ravel()
-    scale = np.abs(weight).sum() * np.abs(achieved).max()
-    influence = np.where(np.abs(influence) <= ROUNDING * scale, 0.0, influence)
     slope = float(weight @ mean)
     low, high = bca(drawn @ weight, np.array(0.0), influence, level)
     # Means that differ by rounding are ties.

@@ -21,7 +21,7 @@ from covector.linalg.trials.resample import BLOCK, DRAWS, LEVEL, ROUNDING, finit
 # All signs are tried for up to this many differences that are not zero.
 ENUMERATED = 14
 # Whole numbers have an exact law by convolution, as long as their sizes sum to no more than this.
-LATTICE = 50_000
+LATTICE = 20_000
 # Ratios this near to whole numbers are whole, up to the rounding of differences.
 WHOLE = 1e-9
 
@@ -64,7 +64,7 @@ def sign_flip_p(differences: Float[np.ndarray, "*batch n"], *, draws: int = DRAW
     """Two-sided p that the labels of the two arms mean nothing: |sum| under random signs (equations 1 and 2).
 
     Exact for up to 14 differences that are not zero (all signs) and for whole multiples of 1 or of the smallest, if
-    their sizes sum to 50,000 units or less (equation 3; successes are McNemar's exact test); else (1 + #)/(1 + draws),
+    their sizes sum to 20,000 units or less (equation 3; successes are McNemar's exact test); else (1 + #)/(1 + draws),
     with the same signs for every row, and its standard error. Ties count, up to rounding. 1 where nothing differs.
     Where the null is a mean of 0 and differences are not symmetric, the size is right in the limit of many seeds.
     Raises BadRequest as `paired_difference`.

@@ -62,7 +62,6 @@ def rank_correlation_interval(
         boot = np.concatenate([weighted(x, y, c[:, at]) for c in counts(len(names), draws=draws, seed=seed)])
         without = weighted(x, y, (1.0 - np.eye(len(names)))[:, at])
         influence = np.nan_to_num(np.nanmean(without) - without)
-        influence = np.where(np.abs(influence) <= ROUNDING, 0.0, influence)
         low, high = (float(end) for end in bca(boot, np.array(value), influence, level))
     else:
         low = high = float("nan")

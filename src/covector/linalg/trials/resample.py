@@ -49,8 +49,8 @@ def bca(
 
     `boot` is the statistic in bootstrap samples (NaN, where a sample does not define it, is left out); `influence`
     what each unit does to it, up to a common factor: value − mean for a mean, mean of the jackknife − jackknife value
-    in general. Where no unit does anything the interval collapses to `observed`; where all samples lie on one side of
-    it the bias is taken as that of half a draw on the other. NaN without a finite draw.
+    in general. Where all samples agree the interval is a point; where all lie on one side of `observed` the bias is
+    taken as that of half a draw on the other. NaN without a finite draw.
     """
     shape = boot.shape[:-1]
     ordered = np.sort(boot.reshape(-1, boot.shape[-1]), axis=-1)
@@ -67,8 +67,7 @@ def bca(
     cube = np.sum(influence**3, axis=-1)
     a = np.divide(cube, 6 * square**1.5, out=np.zeros_like(square), where=square > 0)
     ends = [_quantile(ordered, kept, _adjusted(z0, a, share)) for share in ((1 - level) / 2, (1 + level) / 2)]
-    still = (square == 0) & (kept > 0)
-    low, high = (np.where(still, observed, end).reshape(shape) for end in ends)
+    low, high = (end.reshape(shape) for end in ends)
     return low, high
 
 
@@ -100,9 +99,6 @@ def mean_interval(
     finite(values)
     mean = np.asarray(values.mean(axis=-1))
     centred = values - mean[..., None]
-    # Rounding of the mean is no spread.
-    still = np.abs(centred).max(axis=-1, keepdims=True) <= ROUNDING * np.abs(values).max(axis=-1, keepdims=True)
-    centred = np.where(still, 0.0, centred)
     n = values.shape[-1]
     boot = np.concatenate([centred @ c.T for c in counts(n, draws=draws, seed=seed)], axis=-1) / n
     low, high = bca(boot, np.zeros_like(mean), centred, level)

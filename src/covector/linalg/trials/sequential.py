@@ -41,9 +41,9 @@ def looks(fractions: Fractions, alpha: float = 0.05, kind: str = KINDS[0]) -> Lo
     """Boundaries at looks with these fractions of the full information (episodes over planned episodes), rising to 1.
 
     Later looks do not change earlier boundaries, so a plan can be made look by look. `nominal` is the two-sided p that
-    a test of all episodes so far is compared with (sign flips at random have none below 1/(draws + 1)). Exact to 1e-8 for normal statistics; ∞ (and nominal 0)
-    where so little is spent that nothing could reach it. Raises BadRequest for fractions that do not rise within
-    (0, 1], closer than 1/2000, or an unknown kind.
+    a test of all episodes so far is compared with (random signs give none below 1/(draws + 1)). Exact to 1e-8 for
+    normal statistics; ∞ (and nominal 0) where so little is spent that nothing could reach it. Raises BadRequest for
+    fractions that do not rise within (0, 1], closer than 1/2000, or an unknown kind.
     """
     spent = spending(fractions, alpha, kind)
     steps = np.diff(spent, prepend=0.0) / 2

@@ -174,8 +174,7 @@ def restricted_mean_difference(
     boot = np.concatenate([difference(c) for c in counts(n, draws=draws, seed=seed)])
     without = difference(1.0 - np.eye(n)) if n > 1 else np.zeros(1)
     influence = without.mean() - without
-    still = np.abs(influence).max() <= 1e-12 * horizon
-    low, high = bca(boot, np.array(observed), np.where(still, 0.0, influence), level)
+    low, high = bca(boot, np.array(observed), influence, level)
     return observed, float(low), float(high)
 
 
