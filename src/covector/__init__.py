@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from covector.analyses.align import align as align
     from covector.analyses.attend import attend as attend
     from covector.analyses.attribute import attribute as attribute
+    from covector.analyses.choose_edit import choose_curve as choose_curve
+    from covector.analyses.choose_edit import choose_edit as choose_edit
     from covector.analyses.compare import compare as compare
     from covector.analyses.compose import compose as compose
     from covector.analyses.couple import couple as couple
@@ -65,6 +67,7 @@ if TYPE_CHECKING:
     from covector.model.opened import Model as Model
     from covector.model.spec import ModelSpec as ModelSpec
     from covector.render import Table as Table
+    from covector.rollouts import rollout as rollout
     from covector.run.inputs_file import read_input_pairs as read_input_pairs
     from covector.run.prompts import fill_template as fill_template
     from covector.run.prompts import read_pairs as read_pairs
@@ -94,6 +97,8 @@ _HOMES = {
     "attribute": "covector.analyses.attribute",
     "build_atlas": "covector.building",
     "changed": "covector.changes",
+    "choose_curve": "covector.analyses.choose_edit",
+    "choose_edit": "covector.analyses.choose_edit",
     "compare": "covector.analyses.compare",
     "compose": "covector.analyses.compose",
     "couple": "covector.analyses.couple",
@@ -132,6 +137,7 @@ _HOMES = {
     "replicate_obprop": "covector.analyses.replicate.obprop",
     "replicate_sprint": "covector.analyses.replicate.sprint",
     "replicated_lists": "covector.analyses.replicate.conjecture",
+    "rollout": "covector.rollouts",
     "save_adapter": "covector.saving",
     "save_edited": "covector.saving",
     "selective_induction": "covector.analyses.selective_induction",
@@ -162,6 +168,8 @@ __all__ = [
     "attribute",
     "build_atlas",
     "changed",
+    "choose_curve",
+    "choose_edit",
     "compare",
     "compose",
     "couple",
@@ -200,6 +208,7 @@ __all__ = [
     "replicate_obprop",
     "replicate_sprint",
     "replicated_lists",
+    "rollout",
     "save_adapter",
     "save_edited",
     "selective_induction",

@@ -269,7 +269,7 @@ def test_random_changes_add_as_much_to_the_output_as_the_edit(edit: str, frame: 
     setup = prepared(model, edit, draws=3)
     part = setup.parts[0]
     wanted = np.mean(np.sum(added(setup, part.change) ** 2, axis=1))
-    for change in random_changes(setup, part, setup.bench.inputs(sources([part])), OUTPUT):
+    for change in random_changes(setup, part, setup.inputs(sources([part])), OUTPUT):
         np.testing.assert_allclose(np.mean(np.sum(added(setup, change) ** 2, axis=1)), wanted, rtol=1e-9)
 
 
@@ -302,7 +302,7 @@ def test_random_changes_have_the_edits_rank_and_relative_singular_values() -> No
     part = setup.parts[0]
     own = np.linalg.svd(part.change.updates[0].delta)[1]
     assert np.sum(own > 1e-9 * own[0]) == 2
-    for change in random_changes(setup, part, setup.bench.inputs(sources([part])), OUTPUT):
+    for change in random_changes(setup, part, setup.inputs(sources([part])), OUTPUT):
         made = np.linalg.svd(change.updates[0].delta)[1]
         np.testing.assert_allclose(made / made[0], own / own[0], atol=1e-9)
 
@@ -343,7 +343,7 @@ def test_p_is_uniform_when_the_edit_is_itself_a_random_change() -> None:
         setup = prepared(model, edit, draws=4, doses=[1.0], seed=seed)
         part = setup.parts[0]
         before = setup.observed(None)
-        controls = random_changes(setup, part, setup.bench.inputs(sources([part])), OUTPUT)
+        controls = random_changes(setup, part, setup.inputs(sources([part])), OUTPUT)
         effects = [float(setup.mean(setup.of_group(setup.observed(c) - before, "gap"))[0])
                    for c in (part.change, *controls)]  # fmt: skip
         ps.append(round(sum(abs(e) >= abs(effects[0]) - 1e-12 for e in effects)))
@@ -357,7 +357,7 @@ def test_what_a_control_costs_is_its_own_kl() -> None:
     model, text = opened(), text_for(opened())
     effects = measure(prepared(model, "L1H2.ov:0*0", draws=4, neutral=text))
     setup, m = effects.setup, effects.parts[0]
-    inputs = setup.bench.inputs(sources(setup.parts))
+    inputs = setup.inputs(sources(setup.parts))
     kinds = {kind: random_changes(setup, m.part, inputs, kind) for kind in (OUTPUT, NORM)}
     kinds[DYADS] = dyad_changes(setup, m.part)
     decoder, ids = Decoder(model.stored), torch.from_numpy(text)
@@ -615,3 +615,70 @@ def test_a_dyad_has_one_epsilon() -> None:
         edit_effect(model, "L0H0.ov:0*0; L0H0.ov:0*0.5", Observable(ASKED, model), pairs_for(model), draws=1)
     with pytest.raises(BadRequest, match="is named twice"):
         edit_effect(model, ["L0H0.ov:0*0", "L0H0.ov:0*0.5"], Observable(ASKED, model), pairs_for(model), draws=1)
+
+
+def test_side_effects_alone_are_those_measured_beside_a_task() -> None:
+    """KL, loss, perplexity and topics do not depend on whether something is observed; nothing else is in the table."""
+    model = opened()
+    text = text_for(model)
+    alone = edit_effect(model, "L1H2.ov:0*0", neutral=text, draws=5)
+    beside = edit_effect(model, "L1H2.ov:0*0", [asked(model)], pairs_for(model), neutral=text, draws=5)
+    assert {row["on"] for row in alone.rows} == {"neutral"}
+    assert {row["measure"] for row in alone.rows} == {"KL", "loss", "perplexity ×"}
+    for row in alone.rows:
+        other = row_of(beside, dose=row["dose"], on="neutral", measure=row["measure"])
+        for name in ("before", "change", "low", "high"):
+            np.testing.assert_allclose(row[name] or 0.0, other[name] or 0.0, atol=CLOSE)
+    assert "predicted" not in alone
+    assert "dyad 0 removed" in alone.title
+    assert alone.rows[0]["dose"] == 1
+
+
+def test_controls_of_side_effects_alone_are_matched_on_the_text() -> None:
+    """E‖Δoutput‖² over what the head's W_O reads in the text's own tokens: densely, for every control."""
+    model = opened()
+    documents = text_for(model, rows=4)
+    setup = set_up(model, "L1H2.ov:0*0", neutral=documents, draws=6)
+    part = setup.parts[0]
+    run = Decoder(model.weights).run(torch.from_numpy(documents), capture=["L1.z"])
+    z = run.cache["L1.z"].numpy()[:, :, 2].reshape(-1, run.cache["L1.z"].shape[-1])
+
+    def size(change: Change) -> float:
+        return float(np.mean(np.sum((z @ sum(u.delta for u in change.updates)) ** 2, axis=1)))
+
+    wanted = size(part.change)
+    for change in random_changes(setup, part, setup.inputs(sources([part])), OUTPUT):
+        assert size(change) == pytest.approx(wanted, rel=1e-9)
+    effects = measure(setup)
+    kl = effects.parts[0].control_kl[OUTPUT][:, -1]
+    row = row_of(table_of(effects), dose=1.0, measure="KL")
+    assert row["p"] == (1 + np.sum(kl >= row["change"])) / 7
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, "--neutral FILE for side effects alone"),
+        ({"observables": "'token 3'"}, "expected prompts, got none"),
+        ({"prompts": True}, "expected something to observe"),
+    ],
+)
+def test_nothing_to_measure_on_is_refused(options: dict[str, Any], said: str) -> None:
+    model = opened()
+    if "prompts" in options:
+        options = {"prompts": pairs_for(model)}
+    with pytest.raises(BadRequest, match=said):
+        edit_effect(model, "L1H2.ov:0*0", **options)
+
+
+def test_the_command_shows_side_effects_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from covector.cli.main import run
+
+    text = tmp_path / "t.txt"
+    text.write_text("The teacher wrote a letter to the doctor in Paris and went home happy.")
+    words = ["edit", "demo-lm", "L2H3.ov:0*0", "--neutral", str(text), "--draws", "3"]
+    assert run([*words, "--json", "--plot", str(tmp_path / "kl.svg")]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["meta"]["observables"] == []
+    assert run([*words, "--by", "dyad"]) == 2
+    assert "--by dyad shows what happens on prompts" in capsys.readouterr().err

@@ -14,6 +14,7 @@ from covector.analyses.selective_measures import Found, Setup, measure, set_up
 from covector.analyses.selective_tables import by_head, by_target, by_token
 from covector.arch import toy
 from covector.errors import BadRequest, BadSite, NotOneToken
+from covector.linalg.interval import half_width
 from covector.model.opened import Model
 from covector.run.decoder import Decoder
 from covector.study.edit import Edit
@@ -276,3 +277,30 @@ def test_one_letter_of_a_trained_model_breaks_alone(shared) -> None:
     assert row["fall"] > 0.45
     assert row["its_fall"] < 0.1
     assert abs(row["as_a"]) < 0.1
+
+
+def test_a_token_that_is_not_copied_has_nothing_to_break(copier: Model) -> None:
+    """The edit laid over the model, then asked for again: p(t5) is at a guess; nothing is called broken, or a ratio."""
+    edited = copier.edited(set_up(copier, "t5", tokens=FEW, pairs=4, draws=30).edit(0))
+    found = measure(set_up(edited, "t5", tokens=FEW, pairs=4, draws=30))
+    assert found.p[0] == pytest.approx(1 / N, rel=1e-6)  # all tokens are equally likely
+    assert found.p[1:].min() > 2 / N
+    table = by_target(found)
+    first = table.rows[0]
+    assert first["verdict"] == "not copied"
+    assert abs(first["fall"]) < 1e-9
+    assert table.says.startswith("There is nothing to break: p(t5)")
+    assert "(1 more is not copied in the first place)" in table.says
+
+
+def test_intervals_of_a_fall_stay_within_what_can_fall(broken: Found) -> None:
+    """Strings on which a token of p .9 falls by 0 and by 1: Student's interval alone would reach beyond p and p − 1."""
+    each = broken.each.copy()
+    each[0, 1] = [0.9, 0.9, 0.9, 0.0]
+    found = dataclasses.replace(broken, each=each, p=np.where(np.arange(len(broken.p)) == 1, 0.9, broken.p))
+    low, high = found.interval(np.array([0]), np.array([1]))
+    wide = float(half_width(each[0, 1]))
+    assert high[0] == 0.9 < each[0, 1].mean() + wide
+    assert low[0] == pytest.approx(max(each[0, 1].mean() - wide, -0.1))
+    table = by_target(found)
+    assert all(row["high"] <= p + 1e-12 for row, p in zip(table.rows, found.p, strict=True))

@@ -50,12 +50,42 @@ def test_an_atlas_of_the_change_is_searched_and_refuses_to_run(other, tmp_path, 
     assert run(["diff", "demo-lm", str(other), "--kinds", "ov", "--out", str(folder), "-q"]) == 0
     capsys.readouterr()
     found = said(capsys, "search", str(folder), "' she'")
-    assert {r["place"].split(":")[0] for r in found["rows"]} == {"L1H2.ov"}
+    assert {r["place"] for r in found["rows"]} == {"L1H2.ov:0"}  # the others are rounding: of rank one is the change
     assert said(capsys, "svd", str(folder), "L1H2.ov")["meta"]["site"] == "L1H2.ov"
     text = tmp_path / "text.txt"
     text.write_text("Once upon a time there was a girl.", encoding="utf-8")
     assert run(["fires", str(folder), "L1H2.ov:0", "--text", str(text)]) == 2
     assert "a change of weights is no model" in capsys.readouterr().err
+
+
+def test_an_atlas_that_is_there_is_kept_or_refused_before_anything_long(other, tmp_path, capsys, monkeypatch):
+    """The rules of `covector atlas`: the same request finds it, another one is refused; one next command."""
+    folder = tmp_path / "d.atlas"
+    words = ["diff", "demo-lm", str(other), "--kinds", "ov", "--tested", "0", "--out", str(folder)]
+    assert run(words) == 0
+    said_first = capsys.readouterr()
+    assert said_first.out.count("next:") == 1
+    assert f"next: covector search {folder}" in said_first.out
+    assert "2 directions of the change above the rounding of storage" in said_first.err
+    before = {f.name: (f.read_bytes(), f.stat().st_mtime_ns) for f in folder.iterdir()}
+    assert run(words) == 0
+    assert {f.name: (f.read_bytes(), f.stat().st_mtime_ns) for f in folder.iterdir()} == before
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("compared before the folder was looked at")
+
+    monkeypatch.setattr("covector.analyses.diff.diff", never)
+    capsys.readouterr()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").touch()
+    for wrong in (
+        ["--kinds", "ov,qk", "--out", str(folder)],
+        ["--out", str(tmp_path / "mine")],
+        ["--frame", "folded", "--out", str(tmp_path / "new")],
+    ):
+        assert run(["diff", "demo-lm", str(other), *wrong]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+    assert {f.name: f.read_bytes() for f in folder.iterdir()} == {name: data for name, (data, _) in before.items()}
 
 
 def test_identical_checkpoints_are_told_so_in_a_sentence(capsys):
@@ -91,6 +121,9 @@ def test_a_sweep_of_ranks_has_a_row_for_each_and_its_controls(tmp_path, capsys):
     assert [r["kept"] for r in table["rows"]] == [0, 2]
     assert table["meta"]["prompts"] == 2
     assert table["rows"][1]["of"] == 21
+    for name in ("kl", "loss", "effect"):  # no ties here: the place says how many are smaller
+        assert table["rows"][1][f"{name}_p"] == table["rows"][1][f"{name}_place"] / 21
+        assert table["rows"][0][f"{name}_p"] is None
     for words, told in (
         (["--keep", "1.5", "--text", str(text)], "whole numbers"),
         (["--keep", "one", "--text", str(text)], "numbers with commas"),

@@ -55,6 +55,7 @@ def test_a_saved_edit_is_one_that_edit_takes(tmp_path: Path, capsys: pytest.Capt
     [
         (["--token", " b", "--all"], "expected --token for one token or --all"),
         (["--save-edit", "x.json"], "--save-edit: expected --token"),
+        (["--token", " b", "--save-edit", "no such folder/x.json"], "--save-edit: expected a folder that is there"),
         (["--by", "row"], "--by: expected target, token, head"),
         (["--token", "zebra"], "expected one token of toy-induction"),
         (["--heads", "L7H0"], "L7H0"),

@@ -84,6 +84,17 @@ def test_points_that_stand_out_get_their_names():
     assert "y" not in found  # that point has no place
 
 
+def test_a_name_at_the_right_end_stands_left_of_its_point():
+    """So that it does not run over the key beside the plot; with a diagonal the plot is square."""
+    y = np.array([0.0, 5.0, 9.0])
+    points = Scatter(
+        np.array([0.0, 1.0, 10.0]), y, "x", "y", "", "", labels=["left", "mid", "L0.mlp.out:38"], diagonal=True
+    )
+    sides = {t.get_text(): t.get_ha() for t in figure(points).axes[0].texts}
+    assert sides["L0.mlp.out:38"] == "right"
+    assert sides["mid"] == "left"
+
+
 def test_a_fine_grid_has_fewer_labels_than_rows():
     fine = Grid(np.ones((200, 4)), [f"r{i}" for i in range(200)], list("abcd"))
     ax = figure(fine).axes[0]

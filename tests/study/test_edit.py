@@ -397,3 +397,25 @@ def test_a_bias_behind_a_gate_cannot_take_what_a_folded_norm_adds_in_front_of_it
     with pytest.raises(BadRequest, match="expected a bias in front of the gate"):
         model.framed("folded").edited(Edit.parse("L1.mlp.in:0*0"))
     model.framed("folded").edited(Edit.parse("L1.mlp.gate:0*0; L1.mlp.out:0*0"))
+
+
+@pytest.mark.parametrize(("angle", "kept"), [(1e-7, 1), (1e-3, 1), (5e-3, 2), (1.0, 2)])
+def test_directions_within_a_tenth_of_a_degree_are_one(angle: float, kept: int) -> None:
+    """Two vectors `angle` radians apart, of unlike lengths: one where tan of half the angle is below 1e-3."""
+    draw = np.random.default_rng(0)
+    one, away = np.linalg.qr(draw.standard_normal((20, 2)))[0].T
+    pair = np.stack([one, 1e-4 * (np.cos(angle) * one + np.sin(angle) * away)])
+    (term,) = Edit.within("L1H1.ov", pair, -1.0).steps[0]
+    assert len(term.rows) == len(term.epsilon) == kept
+    middle = np.cos(angle / 2) * one + np.sin(angle / 2) * away
+    assert np.linalg.norm(term.rows @ middle) == pytest.approx(1, abs=1e-6)
+    erased = dense(gpt2().edited(Edit.within("L1H1.ov", pair, -1.0)), "L1H1.ov")
+    assert np.linalg.norm(erased @ one) <= angle * np.linalg.norm(dense(gpt2(), "L1H1.ov"))
+
+
+def test_several_edits_are_one_in_the_order_given() -> None:
+    a, b, c = (Edit.parse(text) for text in ("L0H0.ov:0*0", "L1H1.ov:1*0.5", "L0H0.ov:0*0 then L0H0.ov:0*0"))
+    assert str(Edit.together([a, b])) == "L0H0.ov:0*0; L1H1.ov:1*0.5"
+    assert str(Edit.together([a, b, c])) == f"{Edit.together([a, b])} then {c}"
+    with pytest.raises(BadRequest, match="expected an edit, got none"):
+        Edit.together([])

@@ -4,7 +4,7 @@ Source: F6 and F7 of the theory page; `docs/theory/edits.md`, equations 12–15.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -24,33 +24,41 @@ from covector.run.neutral import Neutral
 Tick = Callable[[int], None]
 # Directions whose side effects are weighed against each other: the Gram takes a backward pass for each.
 MOST_WEIGHED = 64
-_STEPS = 24
+# Budgets that are tried until the price is found.
+STEPS = 24
 
 
 @dataclass(frozen=True, eq=False)
 class Budget:
-    """Text on which side effects are counted, KL(base ‖ edited) per token: one half chooses, the other certifies."""
+    """Text on which side effects are counted, KL(base ‖ edited) per token: one half chooses, the other certifies.
+
+    ``told`` says what text it is; ``tick`` is told the tokens of every run that is worth waiting for.
+    """
 
     decoder: Decoder
     fit: Neutral
     held: Neutral
     most: float | None = None
+    told: str = "the text"
+    tick: Tick = lambda _: None
 
     def kl(self, change: Change, *, held: bool = False) -> float:
         """Mean KL per token, in nats."""
         text = self.held if held else self.fit
         first = first_block(self.decoder.spec, change) or None
-        kl, _, _ = drifts(self.decoder, text, [change], first, lambda _: None)
+        kl, _, _ = drifts(self.decoder, text, [change], first, self.tick)
         return float(kl.mean())
 
 
-def budget_of(decoder: Decoder, text: Neutral, most: float | None) -> Budget:
+def budget_of(
+    decoder: Decoder, text: Neutral, most: float | None, *, told: str = "the text", tick: Tick = lambda _: None
+) -> Budget:
     """The two halves of a text, and the budget. Raises BadRequest for a budget that nothing meets, and one window."""
     if most is not None and not most > 0:
         raise BadRequest(f"expected a KL budget above 0 (nothing but the unedited model has KL 0), got {most:g}")
     if sum(len(kept) for kept in text.kept) < 2:
         raise BadRequest("--neutral: expected a text of at least two windows, one to choose by and one to certify on")
-    return Budget(decoder, *halves(text), most)
+    return Budget(decoder, *halves(text), most, told, tick)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +66,8 @@ class Choice:
     """ε for every candidate, and how they came about.
 
     ``price`` is μ, or ρ of an optimum; ``kl`` and ``kl_held`` are measured on the half of the text that chose and on
-    the other (NaN without text); ``predicted_kl`` is ½ εᵀFε of an optimum; ``box`` says which bounds hold it.
+    the other (NaN without text), ``most`` what was allowed; ``predicted_kl`` is ½ εᵀFε of an optimum; ``box`` says
+    which bounds hold it.
     """
 
     candidates: Candidates
@@ -69,8 +78,12 @@ class Choice:
     kl_held: float = float("nan")
     predicted_kl: float = float("nan")
     box: Box | None = None
-    weighed: Bool[np.ndarray, " n"] | None = None
-    notes: tuple[str, ...] = field(default=())
+    most: float | None = None
+
+    @property
+    def beyond(self) -> bool:
+        """Whether the half of the text that did not choose exceeds the budget."""
+        return self.most is not None and self.kl_held > self.most
 
     @property
     def change(self) -> Change:
@@ -156,7 +169,7 @@ def dampened(
         most = budget.most
         price, kl = _cheapest(at, lambda e: budget.kl(found.changed_by(e)), most, LEAST_MU, MOST_MU)
         _check_met(at(price), most)
-        made = Choice(found, at(price), f"{how}, KL budget {most:g}", price, kl)
+        made = Choice(found, at(price), f"{how}, KL budget {most:g}", price, kl, most=most)
     else:
         price = found.tau**2 if mu is None else mu
         made = Choice(found, at(price), how, price)
@@ -183,7 +196,7 @@ def _cheapest(
     if first <= most:  # everything that may change is changed whole
         return low, first
     lower, upper, known = float(np.log(low)), float(np.log(high)), 0.0
-    for _ in range(_STEPS):
+    for _ in range(STEPS):
         middle = (lower + upper) / 2
         found = kl(at(float(np.exp(middle))))
         if found <= most:
@@ -201,24 +214,19 @@ def optimised(
     low: float = -1.0,
     high: float = 1.0,
     raises: bool = False,
-    every: bool = True,
-    tick: Tick = lambda _: None,
 ) -> Choice:
     """ε that lower (or raise) a metric most for a KL budget: min gᵀε + ½ρ εᵀFε in a box, ρ by the measured KL.
 
-    Of all candidates (those related to the concept unless `every`) the `MOST_WEIGHED` with the largest slopes are
-    weighed against each other. Raises BadRequest for a budget of nothing.
+    Of all candidates the `MOST_WEIGHED` with the largest slopes are weighed against each other. Raises BadRequest for
+    a budget of nothing.
     """
     if budget.most is None:
         raise BadRequest("--optimise: expected --max-kl, the KL per token that may be spent; for example 0.01")
-    allowed = np.flatnonzero(np.ones(len(found), dtype=bool) if every else found.beyond)
-    if not len(allowed):
-        raise BadRequest(f"no direction is related to {found.words} beyond chance; leave --related out")
     sign = -1.0 if raises else 1.0
-    slopes = sign * metric.slopes(found.pieces(allowed))
-    few = np.argsort(-np.abs(slopes), kind="stable")[:MOST_WEIGHED]
-    weighed, g = allowed[few], slopes[few]
-    F = gauss_newton(budget.decoder, found.pieces(weighed), budget.fit, tick)
+    slopes = sign * metric.slopes(found.pieces(range(len(found))))
+    weighed = np.argsort(-np.abs(slopes), kind="stable")[:MOST_WEIGHED]
+    g = slopes[weighed]
+    F = gauss_newton(budget.decoder, found.pieces(weighed), budget.fit, budget.tick)
 
     def at(price: float) -> Float[np.ndarray, " n"]:
         made = np.zeros(len(found))
@@ -227,12 +235,11 @@ def optimised(
 
     scale = float(np.abs(g).max()) / max(float(np.abs(F).max()), 1e-300)
     price, kl = _cheapest(at, lambda e: budget.kl(found.changed_by(e)), budget.most, 1e-4 * scale, 1e8 * scale)
-    epsilon, mine = at(price), np.zeros(len(found), dtype=bool)
+    epsilon = at(price)
     _check_met(epsilon, budget.most)
-    mine[weighed] = True
     box = box_minimum(g, F, price, low, high)
     made = Choice(
         found, epsilon, f"optimised for {metric.words}, KL budget {budget.most:g}", price, kl, float("nan"),
-        float(0.5 * box.epsilon @ F @ box.epsilon), box, mine,
+        float(0.5 * box.epsilon @ F @ box.epsilon), box, budget.most,
     )  # fmt: skip
     return replace(made, kl_held=budget.kl(made.change, held=True))

@@ -9,15 +9,17 @@ from functools import cached_property
 
 import numpy as np
 
+from covector.analyses.choose_wish import SITES
 from covector.axes import Bool, Float, Int
 from covector.errors import BadRequest
 from covector.linalg import chance
+from covector.linalg.span import span
 from covector.linalg.svd import svd
 from covector.model.address import Site
 from covector.model.circuits import side_centred
 from covector.model.opened import Model
 from covector.model.overlay import Change
-from covector.study.concept import concept, direction
+from covector.study.concept import Concept, concept, direction
 from covector.study.edit import Edit
 from covector.study.edit_carry import carried
 from covector.study.edit_operators import Operator
@@ -25,8 +27,6 @@ from covector.study.edit_sides import Target, own_side, target
 from covector.study.edit_terms import WRITE
 from covector.study.expression import parse
 
-# What a head or an MLP writes: where the source documents look for a concept.
-SITES = ("L*H*.ov", "L*.mlp.out")
 ALPHA = 0.05
 
 
@@ -34,6 +34,7 @@ ALPHA = 0.05
 class Candidates:
     """Dyads of several sites, side by side: place, gain, written row, and aᵢ = ‖C vᵢ‖² for the concept's rows C.
 
+    ``words`` name the concept, ``meant`` is a sentence on how its words became directions where that is not plain.
     ``tau`` is the cosine that the best of as many random directions reaches in 5 % of draws; ``p`` each one's own, and
     ``q`` Benjamini–Hochberg over all of them.
     """
@@ -49,6 +50,7 @@ class Candidates:
     related: Float[np.ndarray, " n"]
     tau: float
     p: Float[np.ndarray, " n"]
+    meant: str = ""
 
     def __len__(self) -> int:
         """How many."""
@@ -115,7 +117,7 @@ def candidates(
     Raises BadRequest for sites that do not write to the stream, for a concept that is null, and what `concept`,
     `Model.sites` raise.
     """
-    rows, words = _concept(model, concepts)
+    rows, words, meant = _concept(model, concepts)
     found = tuple(dict.fromkeys(s for pattern in sites for s in model.sites(pattern)))
     for one in found:
         if own_side(one) != WRITE or one.layer is None:
@@ -131,22 +133,35 @@ def candidates(
     return Candidates(
         model, rows, words, found, np.repeat(np.arange(len(found)), [x.rank for x in each]),
         np.concatenate([np.arange(x.rank) for x in each]), np.concatenate([x.S for x in each]), V, related, tau,
-        np.asarray(chance.tail(np.sqrt(related), d, len(rows))),
+        np.asarray(chance.tail(np.sqrt(related), d, len(rows))), meant,
     )  # fmt: skip
 
 
 def _concept(
     model: Model, concepts: str | Sequence[str] | Float[np.ndarray, "k d"]
-) -> tuple[Float[np.ndarray, "k d"], str]:
+) -> tuple[Float[np.ndarray, "k d"], str, str]:
+    """Orthonormal rows, the concept in words, and how these became directions."""
     if isinstance(concepts, np.ndarray):
-        rows, words = np.atleast_2d(concepts.astype(np.float64)), "the given directions"
+        rows, words, told = np.atleast_2d(concepts.astype(np.float64)), "the given directions", ""
     else:
         texts = [concepts] if isinstance(concepts, str) else list(concepts)
         basis = model.bases[f"{model.spec.outputs[0].name}_out"]
         meant = [concept(parse(text), model, basis) for text in texts]
         rows = np.stack([direction(m.weights, basis) for m in meant])
-        words = ", ".join(m.words for m in meant)
+        words, told = ", ".join(m.words for m in meant), _told(meant)
     if not len(rows) or not np.isfinite(rows).all() or rows.shape[1] != model.spec.d_model or not rows.any():
         raise BadRequest(f"expected concepts as rows of width {model.spec.d_model}, got shape {np.shape(rows)}")
-    _, values, spanning = np.linalg.svd(rows, full_matrices=False)
-    return spanning[values > values[0] * 1e-10], words
+    return span(rows), words, told
+
+
+def _told(concepts: Sequence[Concept]) -> str:
+    """How texts of several tokens became directions: nothing where each is one token."""
+    sizes = [len(one.weights) for one in concepts]
+    if len(sizes) == 1 and sizes[0] > 1:
+        return (
+            f"The concept is one direction, the weighted sum of {sizes[0]} tokens; a --concept each keeps all of them."
+        )
+    if max(sizes) == 1:
+        return ""
+    each = ", ".join(f"{n} tokens" if n > 1 else "1 token" for n in sizes)
+    return f"The concept is the span of {len(sizes)} directions, each a weighted sum ({each})."

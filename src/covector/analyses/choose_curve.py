@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from covector.analyses.choose import MOST_WEIGHED, Budget, Tick, usage
+from covector.analyses.choose import MOST_WEIGHED, Budget, usage
 from covector.analyses.choose_candidates import Candidates
 from covector.analyses.choose_metric import Metric
 from covector.axes import Float
@@ -19,7 +19,7 @@ from covector.run.fisher import gauss_newton
 
 # Sizes of the change, in units of the one dyad that writes most of the concept.
 SIZES = (0.25, 0.5, 1.0, 2.0, 4.0)
-SINGLE, FREE, DATA, ERASED, BEST = "one dyad", "in proportion", "in proportion, by data", "erasure", "optimised"
+WAYS = SINGLE, FREE, DATA, ERASED, BEST = "one dyad", "in proportion", "in proportion, by data", "erasure", "optimised"
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,6 @@ def curve(
     budget: Budget,
     *,
     sizes: Sequence[float] = SIZES,
-    tick: Tick = lambda _: None,
 ) -> Table:
     """One row per size and way: change of the metric on held-out clusters with its interval, KL on held-out text.
 
@@ -48,7 +47,7 @@ def curve(
     """
     unit = int(np.argmax(found.gains**2 * found.related))
     sigma = float(found.gains[unit])
-    ways = _ways(found, unit, choose_by, budget, tick)
+    ways = _ways(found, unit, choose_by, budget)
     before = measure_on.of()
     rows, single = [], {}
     for size in sizes:
@@ -67,16 +66,15 @@ def curve(
                 "half": measure_on.half(each), "kl": kl, "against": measure_on.mean(against),
                 "against_half": measure_on.half(against),
             })  # fmt: skip
-            tick(0)
     return _table(found, unit, rows, measure_on, before, budget)
 
 
-def _ways(found: Candidates, unit: int, metric: Metric, budget: Budget, tick: Tick) -> list[_Way]:
+def _ways(found: Candidates, unit: int, metric: Metric, budget: Budget) -> list[_Way]:
     target = usage(metric.decoder, metric.tokens, found, metric.kept)
     control = usage(budget.decoder, budget.fit.batches, found, budget.fit.kept)
     slopes = metric.slopes(found.pieces(range(len(found))))
     weighed = np.argsort(-np.abs(slopes), kind="stable")[:MOST_WEIGHED]
-    F = gauss_newton(budget.decoder, found.pieces(weighed), budget.fit, tick)
+    F = gauss_newton(budget.decoder, found.pieces(weighed), budget.fit, budget.tick)
     whole = float(np.sqrt(np.sum(found.gains**2 * found.related)))
 
     def laid(epsilon: Float[np.ndarray, " n"]) -> tuple[Change, int]:

@@ -26,7 +26,7 @@ def chosen_table(choice: Choice, budget: Budget | None = None, held: Metric | No
     return Table(
         columns,
         title=f"{found.model.name} · {found.words} · {choice.how}",
-        meta=found.model.meta | _meta(choice, budget, held),
+        meta=found.model.meta | _meta(choice, held),
         says=_says(choice, budget, held),
         not_says=(
             "That these directions are about the concept alone: a cosine says what they write on average, KL on one "
@@ -37,13 +37,13 @@ def chosen_table(choice: Choice, budget: Budget | None = None, held: Metric | No
     )
 
 
-def _meta(choice: Choice, budget: Budget | None, held: Metric | None) -> dict[str, object]:
+def _meta(choice: Choice, held: Metric | None) -> dict[str, object]:
     found = choice.candidates
     return {
         "analysis": "choose", "concept": found.words, "sites": [str(s) for s in found.sites], "how": choice.how,
         "price": choice.price, "size": choice.size, "written": found.written(choice.epsilon),
         "kl": choice.kl, "kl_held": choice.kl_held, "predicted_kl": choice.predicted_kl,
-        "budget": budget.most if budget else None, "metric": held.words if held else None,
+        "budget": choice.most, "beyond_budget": choice.beyond, "metric": held.words if held else None,
         "tau": found.tau, "related": int(found.beyond.sum()), "directions": len(found),
         "edit": dict(found.edit(choice.epsilon).record()),
     }  # fmt: skip
@@ -51,7 +51,8 @@ def _meta(choice: Choice, budget: Budget | None, held: Metric | None) -> dict[st
 
 def _says(choice: Choice, budget: Budget | None, held: Metric | None) -> str:
     found, changed = choice.candidates, choice.epsilon[choice.epsilon != 0]
-    text = (
+    text = f"{beyond_budget(choice)} " if choice.beyond else ""
+    text += (
         f"{len(changed)} of {len(found):,} dyads change ({int(found.beyond.sum())} are related beyond chance), ε from "
         f"{changed.min():.2g} to {changed.max():.2g}, ‖ΔM‖ {choice.size:.3g}; for inputs of all kinds "
         f"{100 * found.written(choice.epsilon):.0f} % of the concept is still written"
@@ -68,14 +69,21 @@ def _says(choice: Choice, budget: Budget | None, held: Metric | None) -> str:
             f"(change {held.mean(after - before):+.3f}{wide})."
         )
     if budget is not None:
-        met = ""
-        if budget.most is not None:
-            met = ", within the budget" if choice.kl_held <= budget.most else ", beyond the budget there"
+        met = ", within the budget" if choice.most is not None and not choice.beyond else ""
         predicted = f" (second order {choice.predicted_kl:.2g})" if np.isfinite(choice.predicted_kl) else ""
         text += (
-            f" KL per token {choice.kl:.2g}{predicted} on the text chosen by, {choice.kl_held:.2g} on the rest{met}."
+            f" KL per token on {budget.told}: {choice.kl:.2g}{predicted} on the half chosen by, {choice.kl_held:.2g} "
+            f"on the rest{met}."
         )
-    return text
+    return f"{text} {found.meant}".strip()
+
+
+def beyond_budget(choice: Choice) -> str:
+    """That the half of the text that did not choose exceeds the budget, in a line that is not overlooked."""
+    return (
+        f"BEYOND THE BUDGET: KL {choice.kl_held:.3g} per token on the half of the text that did not choose, "
+        f"{choice.most:g} was allowed."
+    )
 
 
 def _next(choice: Choice) -> str:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from covector.analyses.clock import Clock, Tell
 from covector.analyses.diff_lines import change_line
 from covector.analyses.diff_measures import Asked, Changed, Labels, Measures, at_site, labels_of
 from covector.analyses.diff_picture import layers_by_kinds
@@ -72,6 +73,7 @@ def diff(
     draws: int = FEWEST_DRAWS,
     k: int = 6,
     seed: int = 0,
+    tell: Tell | None = None,
 ) -> Table:
     """How much every place changed from `base` to `other`, and in which directions; one row per place.
 
@@ -90,7 +92,11 @@ def diff(
     with threadpool_limits(1):  # thin factors are slower on two threads than on one
         rows = sorted(_changes(model, kinds), key=lambda row: -row.relative)
         moved = [row for row in rows if row.relative > 0]
-        tests = [_tested(model, row, top, below, draws, k, seed) for row in moved[:tested]]
+        clock, tests = Clock(min(len(moved), tested), tell), []
+        for row in moved[:tested]:
+            clock.begin(f"random changes at {row.site}")
+            tests.append(_tested(model, row, top, below, draws, k, seed))
+            clock(str(row.site))
     rows = [*tests, *moved[tested:], *(row for row in rows if row.relative == 0)]
     others = _others(model)
     old, new = both(model)

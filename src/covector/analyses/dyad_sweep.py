@@ -11,12 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from covector.analyses.choose_metric import Metric
+from covector.analyses.clock import Clock, Tell
 from covector.analyses.sweep_setup import (
     SITES,
-    Clock,
     Ground,
     Started,
-    Tell,
     grounds,
     hook_of,
     matrix_of,
@@ -107,7 +106,7 @@ def sweep(ground: Ground, *, top: int, sample: int, draws: int, seed: int, tell:
     n = len(ground.found)
     top = min(top, n)
     sample = min(sample, n - top)
-    clock = Clock(top * (1 + draws) + sample, tell)
+    clock = Clock(top * (1 + draws) + sample, tell, doing="gradient")
     chosen, held = slopes(ground, ground.chosen), slopes(ground, ground.held)
     p = first_order_p(ground, ground.chosen, chosen, seed)
     order = np.argsort(-np.abs(chosen), kind="stable")
@@ -263,9 +262,18 @@ def _says(swept: Swept, q: np.ndarray, columns: list[Column]) -> str:
     interval = f" (95 % {low:+.3f} to {high:+.3f})" if np.isfinite(low) else ""
     return (
         f"Removing {first} moves {swept.ground.words} by {found:+.3f}{interval} from {base:+.3f}; first order, from "
-        f"other names, {slope:+.3f}. {int((q <= LEVEL).sum())} of {len(q):,} dyads do more than random changes of "
-        f"equal output (q ≤ {LEVEL}). {_honest(swept)}"
+        f"other names, {slope:+.3f}. To first order, on the half that chooses, {int((q <= LEVEL).sum())} of {len(q):,} "
+        f"dyads do more than random changes of equal output (q ≤ {LEVEL}){_run(swept)}. {_honest(swept)}"
     )
+
+
+def _run(swept: Swept) -> str:
+    """How many of the top do more than their controls when both are run."""
+    draws = swept.controls.shape[1]
+    if not draws or not swept.top:
+        return ""
+    more = sum(two_sided_p(swept.means[k], swept.controls[k]) <= max(LEVEL, 1 / (1 + draws)) for k in range(swept.top))
+    return f"; measured on the other half, {more} of the top {swept.top} do (p ≤ {max(LEVEL, 1 / (1 + draws)):.2g})"
 
 
 def _honest(swept: Swept) -> str:
@@ -286,10 +294,12 @@ def _next(ground: Ground, columns: list[Column]) -> str:
 
 
 def _picture(table: Table) -> Scatter:
-    """Predicted against measured."""
+    """Predicted against measured; intervals of the top."""
     here = np.flatnonzero(np.isfinite(table.column("effect").numbers))
     some = table.take(here)
     x, y, low, high = (some.column(name).numbers for name in ("slope", "effect", "low", "high"))
+    chosen = np.array(some["group"]) == GROUPS[0]
+    low, high = np.where(chosen, low, y), np.where(chosen, high, y)  # those of the sample would hide the points
     return Scatter(
         x=x, y=y, x_name="first order, choosing half", y_name="effect, held half",
         x_unit="logits", y_unit="logits", labels=[d if i < 8 else "" for i, d in enumerate(some["dyad"])],

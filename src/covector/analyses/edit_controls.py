@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from covector.analyses.edit_setup import Part, Setup, framed
+from covector.analyses.edit_setup import Drawing, Part, framed
 from covector.linalg.chance.streams import generator
 from covector.linalg.matched import driven_by, mean_square, product_norm, random_factors, spectrum
 from covector.linalg.svd import svd
@@ -72,7 +72,9 @@ def map_norm(weights: Weights, factor: Factor) -> float:
     return product_norm(left, right)
 
 
-def random_changes(setup: Setup, part: Part, inputs: Mapping[str, np.ndarray], by: str, index: int = 0) -> list[Change]:
+def random_changes(
+    setup: Drawing, part: Part, inputs: Mapping[str, np.ndarray], by: str, index: int = 0
+) -> list[Change]:
     """`draws` random changes of the same factors: each of the edit's rank and relative singular values there.
 
     `by`: OUTPUT scales every factor's change to the edit's E‖Δoutput‖², NORM to its ‖ΔM‖_F. Factors are drawn
@@ -98,13 +100,13 @@ def random_changes(setup: Setup, part: Part, inputs: Mapping[str, np.ndarray], b
     return made
 
 
-def _size(setup: Setup, model: Model, factor: Factor, inputs: Mapping[str, np.ndarray], by: str) -> float:
+def _size(setup: Drawing, model: Model, factor: Factor, inputs: Mapping[str, np.ndarray], by: str) -> float:
     if by == NORM:
         return map_norm(setup.model.stored, factor)
     return max(output_size(model, factor.update, inputs), 0.0) ** 0.5
 
 
-def dyad_changes(setup: Setup, part: Part, index: int = 0) -> list[Change]:
+def dyad_changes(setup: Drawing, part: Part, index: int = 0) -> list[Change]:
     """The same ε on other dyads of the same matrices: all of them for a single dyad, random sets for several.
 
     At most `draws`. Empty where the edit is not one of dyads or directions in one step, or there are too few others.
@@ -134,7 +136,7 @@ def _merged(laid: Sequence[Laid]) -> list[Laid]:
     return list(found.values())
 
 
-def _others(setup: Setup, model: Model, one: Laid, index: int, place: int) -> list[Operator]:
+def _others(setup: Drawing, model: Model, one: Laid, index: int, place: int) -> list[Operator]:
     """Operators with the term's ε on dyads that it does not name."""
     assert isinstance(one.term, Dyads | Along)
     found = one.found or svd(model.map(one.site))
@@ -169,7 +171,7 @@ class Piece:
     change: Change
 
 
-def pieces_of(setup: Setup, part: Part) -> list[Piece]:
+def pieces_of(setup: Drawing, part: Part) -> list[Piece]:
     """The edit direction by direction; an edit in several steps matrix by matrix. Their changes sum to its own.
 
     (Up to products of terms that overlap.)
@@ -203,7 +205,7 @@ def sources(parts: Sequence[Part]) -> list[str]:
     return list(dict.fromkeys(u.tensor for part in parts for u in part.change.updates))
 
 
-def effect_sizes(setup: Setup, part: Part, inputs: Mapping[str, np.ndarray]) -> dict[str, float]:
+def effect_sizes(setup: Drawing, part: Part, inputs: Mapping[str, np.ndarray]) -> dict[str, float]:
     """√E‖Δoutput‖² of the edit, by changed matrix (``L2.W_O``; of one head ``L2.W_O[3]``)."""
     model, found = framed(setup, part), {}
     for f in factors_of(part):

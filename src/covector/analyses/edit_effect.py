@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from covector.analyses.clock import Tell
 from covector.analyses.edit_controls import DYADS, NORM, OUTPUT
-from covector.analyses.edit_measures import Effects, Measured, Tell, measure
-from covector.analyses.edit_picture import dose_response
+from covector.analyses.edit_measures import Effects, Measured, measure
+from covector.analyses.edit_picture import dose_response, kl_response
 from covector.analyses.edit_setup import DOSES, Setup, Texts, set_up
 from covector.analyses.edit_words import meta_of, words
 from covector.axes import Float
@@ -19,6 +20,7 @@ from covector.linalg.interval import half_width
 from covector.linalg.matched import two_sided_p
 from covector.model.opened import Model
 from covector.render import Column, Table
+from covector.run.neutral import NEUTRAL
 from covector.run.prompts import Pair
 from covector.study.edit import Edit
 from covector.study.observable import Observable
@@ -30,8 +32,8 @@ LOGITS, NATS = "logits", "nats"
 def edit_effect(
     model: Model,
     edit: Edit | str | Sequence[Edit | str],
-    observables: Sequence[Observable | str] | Observable | str,
-    prompts: Sequence[Pair],
+    observables: Sequence[Observable | str] | Observable | str = (),
+    prompts: Sequence[Pair] = (),
     *,
     neutral: Texts | None = None,
     doses: Sequence[float] = DOSES,
@@ -58,10 +60,11 @@ def edit_effect(
     two-sided on |effect|, (1 + ties and larger) / (1 + draws). ``q``: Benjamini–Hochberg over the observables, groups
     and edits at dose 1, and over topics. ``dose`` 0 is the sham.
 
-    `neutral`: a text, documents by topic, or token ids [batch, position]; `tokens` of it are looked at. Measured with
-    the reference decoder, ``float64`` or ``float32``. Raises BadRequest for no prompts, an edit that changes nothing,
-    prompts longer than the context, doses that turn a direction around unasked; what `Edit.resolve` and
-    `Observable.parse` raise.
+    `neutral`: a text, documents by topic, or token ids [batch, position]; `tokens` of it are looked at. Without
+    observables and prompts the side effects alone: controls are then matched over the text's inputs. Measured with
+    the reference decoder, ``float64`` or ``float32``. Raises BadRequest for nothing to measure on, an edit that
+    changes nothing, prompts longer than the context, doses that turn a direction around unasked; what `Edit.resolve`
+    and `Observable.parse` raise.
     """
     setup = set_up(model, edit, observables, prompts, neutral=neutral, doses=doses, draws=draws, seed=seed, at=at,
                    bos=bos, dtype=dtype, tokens=tokens)  # fmt: skip
@@ -85,6 +88,7 @@ def table_of(effects: Effects) -> Table:
     n = effects.setup.draws
     several = len(effects.parts) > 1
     edit = Column("edit", said("edit"), about="what is changed")
+    predicted = Column("predicted", of("first"), about="gradient at dose 0 times the dose, same prompts (a fit)")
     columns = [
         *([edit] if several else []),
         Column("dose", of("dose"), "×", 2, about="share of the edit: W + t ΔW; 0 is the sham"),
@@ -94,7 +98,7 @@ def table_of(effects: Effects) -> Table:
         Column("change", of("change"), about="edited − unedited; perplexity: the ratio"),
         Column("low", of("low"), about="95 % interval over names, on text over windows"),
         Column("high", of("high"), about="upper end"),
-        Column("predicted", of("first"), about="gradient at dose 0 times the dose, same prompts (a fit)"),
+        *([predicted] if effects.setup.observables else []),
         Column("band", of("band"), about=f"95 % of {n} random changes of equal output stay within ±"),
         Column("p", of("p"), "", 3, about="share of random changes of equal output that do as much"),
         Column("p_norm", of("p_norm"), "", 3, about="the same among random changes of equal ‖ΔM‖_F"),
@@ -106,8 +110,9 @@ def table_of(effects: Effects) -> Table:
         Column("after", of("after"), about="in the edited model"),
         *([] if several else [edit]),
     ]
+    draw = dose_response if effects.setup.observables else kl_response
     key = (*(("edit",) if several else ()), "dose", "on", "measure")
-    return Table(columns, meta_of(effects), *words(effects, rows), picture=lambda _: dose_response(effects),
+    return Table(columns, meta_of(effects), *words(effects, rows), picture=lambda _: draw(effects),
                  key=key)  # fmt: skip
 
 
@@ -116,9 +121,12 @@ def _rows(effects: Effects) -> Iterator[dict[str, Any]]:
     whole, *parts = effects.parts
     last = int(np.flatnonzero(effects.setup.doses == 1)[0])
     yield from _target(effects, whole, last, effects.setup.groups)
+    if not effects.setup.observables:
+        yield from _text(effects, whole, last)
     yield from _doses(effects, whole)
     yield from _sham(effects)
-    yield from _text(effects, whole, last)
+    if effects.setup.observables:
+        yield from _text(effects, whole, last)
     for m in parts:
         yield from _target(effects, m, last, effects.setup.groups)
         yield from _text(effects, m, last)
@@ -207,15 +215,14 @@ def _text(effects: Effects, m: Measured, i: int) -> Iterator[dict[str, Any]]:
     nulls = {kind: values[:, -1] for kind, values in m.control_kl.items()}
     yield from _kl(effects, m, i, nulls)
     everywhere = np.ones(len(text), dtype=bool)
-    yield _loss(effects, m, i, "neutral", everywhere)
+    yield _loss(effects, m, i, NEUTRAL, everywhere)
     change, low, high = (np.exp(x) for x in _mean(m.side.loss[i], text.window, everywhere))
     before = float(np.exp(np.nanmean(effects.loss)))
-    yield _row(m.part.name, 1.0, "neutral", "perplexity ×", "×", before=before, after=before * change,
+    yield _row(m.part.name, 1.0, NEUTRAL, "perplexity ×", "×", before=before, after=before * change,
                change=float(change), low=float(low), high=float(high))  # fmt: skip
     yield from _per_kl(effects, m, i, nulls)
-    topics = [
-        (t, f"topic {name}" if name in (*setup.groups, "neutral") else name) for t, name in enumerate(text.topics)
-    ]
+    taken = (*setup.groups, NEUTRAL)
+    topics = [(t, f"topic {name}" if name in taken else name) for t, name in enumerate(text.topics)]
     several = topics if len(topics) > 1 else []
     for t, on in several:
         yield from _kl(effects, m, i, {k: v[:, t] for k, v in m.control_kl.items()}, on, text.topic == t)
@@ -224,7 +231,7 @@ def _text(effects: Effects, m: Measured, i: int) -> Iterator[dict[str, Any]]:
 
 
 def _kl(
-    effects: Effects, m: Measured, i: int, nulls: dict[str, np.ndarray], on: str = "neutral",
+    effects: Effects, m: Measured, i: int, nulls: dict[str, np.ndarray], on: str = NEUTRAL,
     here: np.ndarray | None = None,
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
     text = effects.setup.neutral
@@ -288,5 +295,5 @@ def _sham(effects: Effects) -> Iterator[dict[str, Any]]:
         change = float(np.abs(effects.sham[j]).max())
         yield _row(name, 0.0, setup.headline, str(o), LOGITS, before=before, after=before, change=change, first=0.0)
     if setup.neutral is not None:
-        yield _row(name, 0.0, "neutral", "KL", NATS, before=0.0, after=effects.sham_kl,
+        yield _row(name, 0.0, NEUTRAL, "KL", NATS, before=0.0, after=effects.sham_kl,
                    change=effects.sham_kl)  # fmt: skip

@@ -1,10 +1,11 @@
 """The long work of an edit's effect: the edit at every dose, its controls, its gradient, and neutral text."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from covector.analyses.clock import Clock, Tell
 from covector.analyses.edit_controls import (
     DYADS,
     NORM,
@@ -21,8 +22,6 @@ from covector.axes import Float
 from covector.model.overlay import Change
 from covector.run.edit_runs import begins, drifts, scaled
 
-# (done, of, share of the work, what is done now): how `covector.cli.progress.Progress` is called.
-Tell = Callable[[int, int, float, str], None]
 CONTROLS = (OUTPUT, NORM, DYADS)
 
 
@@ -68,32 +67,18 @@ class Effects:
     sham_kl: float
 
 
-class _Clock:
-    """Counts what is run, in tokens and in runs, and tells."""
-
-    def __init__(self, runs: int, tokens: int, tell: Tell | None) -> None:
-        self.runs, self.tokens, self.tell = runs, max(tokens, 1), tell
-        self.run, self.done, self.doing = 0, 0, ""
-
-    def __call__(self, tokens: int) -> None:
-        self.done += tokens
-        self.run += tokens > 0
-        if self.tell:
-            self.tell(min(self.run, self.runs), self.runs, min(self.done / self.tokens, 1.0), self.doing)
-
-
 # Directions measured by themselves, those of largest prediction first; of the others it stands alone.
 ALONE = 64
 
 
 def measure(setup: Setup, tell: Tell | None = None) -> Effects:
     """Run everything. The order of the work does not show in the numbers."""
-    inputs = setup.bench.inputs(sources(setup.parts))
+    inputs = setup.inputs(sources(setup.parts))
     changes = [_controls(setup, part, inputs, i) for i, part in enumerate(setup.parts)]
-    pieces = [pieces_of(setup, part) for part in setup.parts]
-    clock = _Clock(*_work(setup, changes, pieces), tell)
-    clock(0)
-    before = np.stack([o.of(setup.base) for o in setup.observables])
+    pieces = [pieces_of(setup, part) if setup.observables else [] for part in setup.parts]
+    runs, tokens = _work(setup, changes, pieces)
+    clock = Clock(runs, tell, work=tokens)
+    before = setup.observed(None)
     first = setup.parts[0].change
     sizes = [effect_sizes(setup, part, inputs) for part in setup.parts]
     parts = [
@@ -103,7 +88,7 @@ def measure(setup: Setup, tell: Tell | None = None) -> Effects:
     sham = setup.observed(scaled(first, 0.0)) - before
     loss, sham_kl = None, float("nan")
     if setup.neutral is not None:
-        kl, _, loss = drifts(setup.bench.decoder, setup.neutral, [scaled(first, 0.0)], begins_at(setup), clock)
+        kl, _, loss = drifts(setup.bench.decoder, setup.neutral, [scaled(first, 0.0)], begins_at(setup), clock.tick)
         sham_kl = float(np.abs(kl).max())
     return Effects(setup, tuple(parts), before, loss, sham, sham_kl)
 
@@ -129,8 +114,8 @@ def _work(setup: Setup, changes: list[dict[str, list[Change]]], pieces: list[lis
         n = sum(map(len, some.values()))
         on_prompts += doses * (1 + len(some[OUTPUT])) + n - len(some[OUTPUT]) + min(len(own), ALONE)
         on_text += (doses + n) * (text is not None)
-    size = 0 if text is None else sum(tokens.size for tokens in text.batches)
-    batches = 0 if text is None else len(text.batches)
+    on_prompts *= bool(setup.observables)
+    size, batches = (0, 0) if text is None else (text.size, len(text.batches))
     return on_prompts + on_text * batches, on_prompts * setup.bench.tokens + on_text * size
 
 
@@ -141,21 +126,21 @@ def _part(
     pieces: list[Piece],
     before: Float[np.ndarray, "observable side n"],
     sizes: Mapping[str, float],
-    clock: _Clock,
+    clock: Clock,
 ) -> Measured:
-    clock.doing = f"{part.name}: doses"
+    clock.begin(f"{part.name}: doses")
     effects = np.stack([_effect(setup, scaled(part.change, t), before, clock) for t in setup.doses.tolist()])
     controls = {}
     for kind, some in changes.items():
-        clock.doing = f"{part.name}: {kind}"
+        clock.begin(f"{part.name}: {kind}")
         doses = setup.doses.tolist() if kind == OUTPUT else [1.0]
         each = [[_effect(setup, scaled(c, t), before, clock) for t in doses] for c in some]
         controls[kind] = np.array(each).reshape(len(some), len(doses), *before.shape)
-    clock.doing = f"{part.name}: directions"
-    vectors = np.stack([o.vector for o in setup.observables])
+    clock.begin(f"{part.name}: directions")
+    vectors = np.array([o.vector for o in setup.observables]).reshape(-1, setup.base.shape[-1])
     slopes = setup.bench.slopes([p.change for p in pieces], vectors, setup.weights)
     alone = np.full((len(pieces), *before.shape), np.nan)
-    for i in np.argsort(-np.abs(slopes).max(axis=(0, 1)), kind="stable")[:ALONE]:
+    for i in np.argsort(-np.abs(slopes).max(axis=(0, 1), initial=0.0), kind="stable")[:ALONE]:
         alone[i] = _effect(setup, pieces[i].change, before, clock)
     side, control_kl = _neutral(setup, part, changes, clock)
     logits = setup.bench.logits(part.change)
@@ -163,23 +148,24 @@ def _part(
 
 
 def _effect(
-    setup: Setup, change: Change, before: Float[np.ndarray, "observable side n"], clock: _Clock
+    setup: Setup, change: Change, before: Float[np.ndarray, "observable side n"], clock: Clock
 ) -> Float[np.ndarray, "observable side n"]:
     found = setup.observed(change) - before
-    clock(setup.bench.tokens)
+    if setup.observables:
+        clock.tick(setup.bench.tokens)
     return found
 
 
 def _neutral(
-    setup: Setup, part: Part, changes: Mapping[str, list[Change]], clock: _Clock
+    setup: Setup, part: Part, changes: Mapping[str, list[Change]], clock: Clock
 ) -> tuple[Side | None, dict[str, Float[np.ndarray, "draws topic"]]]:
     text = setup.neutral
     if text is None:
         return None, {}
-    clock.doing = f"{part.name}: neutral text"
+    clock.begin(f"{part.name}: neutral text")
     own = [scaled(part.change, t) for t in setup.doses.tolist()]
     every = [*own, *(c for kind in CONTROLS for c in changes[kind])]
-    kl, loss, _ = drifts(setup.bench.decoder, text, every, begins_at(setup), clock)
+    kl, loss, _ = drifts(setup.bench.decoder, text, every, begins_at(setup), clock.tick)
     means = np.stack([*(kl[:, text.topic == i].mean(axis=1) for i in range(len(text.topics))), kl.mean(axis=1)], axis=1)
     found, at = {}, len(own)
     for kind in CONTROLS:

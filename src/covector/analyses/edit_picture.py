@@ -4,6 +4,7 @@ import numpy as np
 
 from covector.analyses.edit_controls import OUTPUT
 from covector.analyses.edit_measures import CONTROLS, Effects
+from covector.linalg.interval import half_width
 from covector.render import Curve, Scatter
 
 
@@ -36,6 +37,26 @@ def dose_response(effects: Effects) -> Curve:
         x, np.stack(ys), names, "dose", f"change of {setup.observables[0]}", "share of the edit", "logits",
         band=(-band, band), band_name="95 % of random changes, equal output", shades=shades,
     )  # fmt: skip
+
+
+def kl_response(effects: Effects) -> Curve:
+    """KL on neutral text over the dose: the edit and its parts, with their 95 % intervals over windows."""
+    setup, text = effects.setup, effects.setup.neutral
+    assert text is not None
+    x, ys, names, shades = np.concatenate([[0.0], setup.doses]), [], [], []
+    for k, m in enumerate(effects.parts):
+        assert m.side is not None
+        mean = m.side.kl.mean(axis=1)
+        error = np.array([float(half_width(kl - kl.mean(), text.window)) for kl in m.side.kl])
+        if k == 0 and np.isfinite(error).all():
+            names += ["95 % interval, lower", "95 % interval, upper"]
+            ys += [np.append(0.0, mean - error), np.append(0.0, mean + error)]
+            shades += [0.0, 0.0]
+        names.append(m.part.name)
+        ys.append(np.append(0.0, mean))
+        shades.append(None if k == 0 else 0.3 + 0.7 * k / len(effects.parts))
+    y_name = f"KL per token, {len(text):,} tokens of text"
+    return Curve(x, np.stack(ys), names, "dose", y_name, "share of the edit", "nats", shades=shades)
 
 
 def against(effects: Effects) -> Scatter:

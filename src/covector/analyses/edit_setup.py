@@ -6,6 +6,7 @@ Source: theory page F5; `docs/theory/edits.md`, equations 8, 20 and 22.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -15,8 +16,8 @@ from covector.linalg.steering import clustered_interval
 from covector.model.opened import Model
 from covector.model.overlay import Change
 from covector.run.clusters import cluster_by
-from covector.run.edit_runs import Bench, begins, bench, decoder_of
-from covector.run.neutral import Neutral, neutral_text
+from covector.run.edit_runs import Bench, begins, bench, decoder_of, inputs_of
+from covector.run.neutral import NEUTRAL, Neutral, neutral_text
 from covector.run.prompts import Pair
 from covector.study.edit import Edit
 from covector.study.edit_resolve import Resolved
@@ -43,11 +44,32 @@ class Part:
         return self.resolved.change
 
 
+@runtime_checkable
+class Drawing(Protocol):
+    """What controls are drawn for: an opened model, how many, and the seed of the draws."""
+
+    @property
+    def model(self) -> Model:
+        """The model that is edited."""
+        ...
+
+    @property
+    def draws(self) -> int:
+        """Controls of each kind."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Where the draws begin."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Setup:
     """Everything that is decided before the long work. ``parts[0]`` is the whole edit; the others its parts.
 
-    ``doses`` grow and end with 1 or more; dose t means W + t ΔW.
+    ``doses`` grow and end with 1 or more; dose t means W + t ΔW. Without prompts nothing is observed, and the neutral
+    text alone says what the edit does.
     """
 
     model: Model
@@ -64,12 +86,14 @@ class Setup:
     @property
     def groups(self) -> tuple[str, ...]:
         """What is averaged over: both sides of the pairs and the gap between them, or the prompts."""
+        if not self.observables:
+            return ()
         return ("clean", "corrupt", "gap") if self.bench.sides == 2 else ("prompts",)
 
     @property
     def headline(self) -> str:
         """The group that sentences and pictures are about."""
-        return self.groups[-1]
+        return self.groups[-1] if self.groups else NEUTRAL
 
     @cached_property
     def clusters(self) -> list[str]:
@@ -96,15 +120,25 @@ class Setup:
 
     def observed(self, change: Change | None) -> Float[np.ndarray, "observable side n"]:
         """Every observable on every prompt."""
+        if not self.observables:
+            return np.zeros((0, *self.base.shape[:2]))
         logits = self.base if change is None else self.bench.logits(change)
         return np.stack([o.of(logits) for o in self.observables])
+
+    def inputs(self, tensors: Sequence[str]) -> dict[str, np.ndarray]:
+        """What matrices multiply in the unedited model, over all positions of the prompts, or else of the text."""
+        decoder, text = self.bench.decoder, self.neutral
+        if self.observables or text is None:
+            prompts = [start.tokens for start in self.bench.starts]
+            return inputs_of(decoder, prompts, [np.ones(t.shape, dtype=bool) for t in prompts], tensors)
+        return inputs_of(decoder, text.batches, text.kept, tensors)
 
 
 def set_up(
     model: Model,
     edit: Edit | str | Sequence[Edit | str],
-    observables: Sequence[Observable | str] | Observable | str,
-    prompts: Sequence[Pair],
+    observables: Sequence[Observable | str] | Observable | str = (),
+    prompts: Sequence[Pair] = (),
     *,
     neutral: Texts | None = None,
     doses: Sequence[float] = DOSES,
@@ -118,7 +152,8 @@ def set_up(
     """Resolve the options of `edit_effect`; see there. Raises what it raises, before anything long is run."""
     edits = [edit] if isinstance(edit, Edit | str) else list(edit)
     asked = [observables] if isinstance(observables, Observable | str) else list(observables)
-    _check(model, edits, asked, prompts, draws)
+    _check(model, draws)
+    _check_measured(model, asked, prompts, neutral)
     read = tuple(Observable.parse(o, model) if isinstance(o, str) else o for o in asked)
     if any(o.output != "token" for o in read):
         raise BadRequest("edit: expected observables of tokens; other outputs need their environment, not prompts")
@@ -126,7 +161,7 @@ def set_up(
     grid = _doses(doses, parts[0].edit)
     text = None
     if neutral is not None:
-        given = {"neutral": [neutral]} if isinstance(neutral, str) else neutral
+        given = {NEUTRAL: [neutral]} if isinstance(neutral, str) else neutral
         text = neutral_text(model, given, bos=bos, **({} if tokens is None else {"most": tokens}))
     made = bench(decoder_of(model, dtype), prompts, at, begins(model.stored.spec, [p.change for p in parts]))
     return Setup(model, read, parts, made, text, grid, draws, seed, at, made.logits())
@@ -137,9 +172,7 @@ def parts_of(model: Model, edits: Sequence[Edit]) -> tuple[Part, ...]:
 
     Raises BadRequest for an edit that changes nothing, and what `Edit.resolve` raises.
     """
-    whole = edits[0]
-    for one in edits[1:]:
-        whole = whole + one if len(whole.steps) == len(one.steps) == 1 else whole.then(one)
+    whole = Edit.together(edits)
     each = list(edits)
     if len(edits) == 1 and len(whole.steps) == 1:
         each = [Edit(((term,),), whole.frame, whole.base, whole.reflects) for term in whole.steps[0]]
@@ -174,20 +207,26 @@ def _check_change(part: Part) -> None:
         )
 
 
-def _check(
-    model: Model, edits: Sequence[Edit | str], observables: Sequence[object], prompts: Sequence[Pair], draws: int
-) -> None:
-    if not edits:
-        raise BadRequest("expected an edit, got none; type for example 'L9H6.ov:0*0'")
-    if not observables:
-        raise BadRequest("expected something to observe, got nothing; give --observe \"' she' - ' he'\"")
-    if not prompts:
-        raise BadRequest("expected prompts, got none; give --template and --fill, or --prompts FILE")
+def _check(model: Model, draws: int) -> None:
     if draws < 1:
         raise BadRequest(f"--draws: expected at least one random change, got {draws}; 100 or more are worth reading")
     if model.spec.output("token") is None:
         raise BadRequest(f"{model.name} has no token output: expected a language model")
-    longest, room = max(map(len, prompts)), model.spec.n_ctx
+
+
+def _check_measured(
+    model: Model, observables: Sequence[object], prompts: Sequence[Pair], neutral: Texts | None
+) -> None:
+    if not observables and not prompts and neutral is None:
+        raise BadRequest(
+            "expected something to measure the edit on, got nothing: --observe \"' she' - ' he'\" with prompts, or "
+            "--neutral FILE for side effects alone"
+        )
+    if prompts and not observables:
+        raise BadRequest("expected something to observe, got nothing; give --observe \"' she' - ' he'\"")
+    if observables and not prompts:
+        raise BadRequest("expected prompts, got none; give --template and --fill, or --prompts FILE")
+    longest, room = max(map(len, prompts), default=0), model.spec.n_ctx
     if longest > room:
         raise BadRequest(
             f"expected prompts of at most {room} tokens, which {model.name} can read, got one of {longest}"
@@ -208,7 +247,7 @@ def _doses(doses: Sequence[float], edit: Edit) -> Float[np.ndarray, " dose"]:
     return found[found > 0]
 
 
-def framed(setup: Setup, part: Part) -> Model:
+def framed(setup: Drawing, part: Part) -> Model:
     """The model in the frame that the edit's dyads are of."""
     frame = part.resolved.frame
     return setup.model if frame == setup.model.frame else setup.model.framed(frame)

@@ -11,6 +11,7 @@ from covector.analyses.edit_controls import DYADS, NORM, OUTPUT
 from covector.analyses.edit_measures import Effects, Measured
 from covector.analyses.edit_setup import MOST_PARTS, Setup
 from covector.model.circuits import cautions
+from covector.run.neutral import NEUTRAL
 from covector.study.edit_resolve import Laid
 from covector.study.edit_terms import Dyads, Replace
 
@@ -41,6 +42,8 @@ def meta_of(effects: Effects) -> dict[str, Any]:
 def words(effects: Effects, rows: Sequence[Row]) -> tuple[str, str, str, str]:
     """Title, says, does not say, next."""
     setup = effects.setup
+    if not setup.observables:
+        return _of_text(effects, rows)
     m, o, names = effects.parts[0], setup.observables[0], len(set(setup.clusters))
     row = next(r for r in rows if r["dose"] == 1 and r["on"] == setup.headline and r["measure"] == str(o))
     what = _counted(len(setup.bench.pairs), "pair" if setup.bench.sides == 2 else "prompt")
@@ -55,6 +58,19 @@ def words(effects: Effects, rows: Sequence[Row]) -> tuple[str, str, str, str]:
         f"{_neutral(effects, rows)} {_monotone(effects, m)}"
     )
     return title, says, _not_says(effects), again(setup, "dyad")
+
+
+def _of_text(effects: Effects, rows: Sequence[Row]) -> tuple[str, str, str, str]:
+    """Title, says, does not say, next, of side effects alone."""
+    setup, m = effects.setup, effects.parts[0]
+    assert setup.neutral is not None
+    row = next(r for r in rows if r["dose"] == 1 and r["on"] == NEUTRAL and r["measure"] == "KL")
+    title = (
+        f"{setup.model.name} · {setup.parts[0].edit.in_words()} · side effects on {len(setup.neutral):,} tokens · "
+        f"{setup.draws} controls"
+    )
+    says = f"{_neutral(effects, rows).strip()} {_controls(m, row)}"
+    return title, says, _not_says(effects), f"covector edit {setup.model.words} {_edits(setup)} --save edited"
 
 
 def _counted(n: int, word: str) -> str:
@@ -79,7 +95,7 @@ def _curvature(effects: Effects, m: Measured) -> str:
 
 def _controls(m: Measured, row: Row) -> str:
     told = f"Of {len(m.controls[OUTPUT])} random changes of the same weights with equal output 95 % stay within "
-    told += f"{row['band']:.3f} (p {row['p']:.2g}, q {row['q']:.2g}); p {row['p_norm']:.2g} among "
+    told += f"{row['band']:.3g} (p {row['p']:.2g}, q {row['q']:.2g}); p {row['p_norm']:.2g} among "
     told += f"{len(m.controls[NORM])} of equal ‖ΔM‖"
     n = len(m.controls[DYADS])
     if not n:
@@ -90,7 +106,7 @@ def _controls(m: Measured, row: Row) -> str:
 
 def _neutral(effects: Effects, rows: Sequence[Row]) -> str:
     name = effects.parts[0].part.name
-    here = {r["measure"]: r for r in rows if r["edit"] == name and r["dose"] == 1 and r["on"] == "neutral"}
+    here = {r["measure"]: r for r in rows if r["edit"] == name and r["dose"] == 1 and r["on"] == NEUTRAL}
     if not here:
         return ""
     kl, ratio = here["KL"], here["perplexity ×"]
@@ -120,14 +136,17 @@ def _monotone(effects: Effects, m: Measured) -> str:
 
 def _not_says(effects: Effects) -> str:
     setup = effects.setup
-    told = ["The prediction is a fit, its gradient is taken on the same prompts", "nothing is said of other prompts"]
+    told = ["What the edit does to any task is not measured without --observe"]
+    if setup.observables:
+        told = ["The prediction is a fit, its gradient is taken on the same prompts"]
+        told.append("nothing is said of other prompts")
     if setup.neutral is None:
         told.append("side effects are not measured without --neutral")
     else:
         told.append(f"side effects are those on {len(setup.neutral):,} tokens of this text")
     if setup.draws < 100:
         told.append(f"{setup.draws} controls cannot show a p below {1 / (1 + setup.draws):.2g}")
-    if len(set(setup.clusters)) < 2:
+    if setup.observables and len(set(setup.clusters)) < 2:
         told.append("one prompt has no interval")
     unsaid = sum(map(len, setup.parts[0].edit.steps))
     if len(setup.parts) == 1 and unsaid > MOST_PARTS:
@@ -162,11 +181,14 @@ def _cut_blocks(laid: Sequence[Laid]) -> list[str]:
 
 def again(setup: Setup, by: str) -> str:
     """The command that shows the same edits in another way."""
-    asked = setup.parts[1:] if len(setup.parts) > 1 else setup.parts
-    edits = " ".join(_quoted(str(p.edit)) for p in asked)
     observed = " ".join(f"--observe {o.typed}" for o in setup.observables)
     frame = "" if setup.model.frame.name == "raw" else f" --frame {setup.model.frame}"
-    return f"covector edit {setup.model.words} {edits} {observed} with the same prompts{frame} --by {by}"
+    return f"covector edit {setup.model.words} {_edits(setup)} {observed} with the same prompts{frame} --by {by}"
+
+
+def _edits(setup: Setup) -> str:
+    asked = setup.parts[1:] if len(setup.parts) > 1 else setup.parts
+    return " ".join(_quoted(str(p.edit)) for p in asked)
 
 
 def _quoted(text: str) -> str:

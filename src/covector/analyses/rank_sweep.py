@@ -160,9 +160,11 @@ def _columns(bench: ReductionBench, rows: Sequence[_Row], moved: Sequence[float]
         Column("change", np.array(moved), "‖M‖", 3, "‖ΔM‖ / ‖M‖, Frobenius"),
         Column("kl", _means([m.kl for m in real]), "nats", 4, "KL(unchanged ‖ changed) per token", chance="kl_random"),
         Column("kl_place", _place(real, random, "kl"), "", 0, "place among the random ones, 1 the least KL"),
+        Column("kl_p", _p(real, random, "kl"), about="share of the random ones, itself one of them, with as little KL"),
         Column("loss", _means([m.loss for m in real]), "nats", 4, "change of the loss per token", chance="loss_random"),
         Column("loss_error", _errors([m.loss for m in real]), "nats", 4, "its standard error over windows"),
         Column("loss_place", _place(real, random, "loss"), "", 0, "place among the random ones, 1 the least loss"),
+        Column("loss_p", _p(real, random, "loss"), about="the same for as little loss"),
     ]
     if bench.observable is not None:
         unit = bench.observable.unit
@@ -170,6 +172,7 @@ def _columns(bench: ReductionBench, rows: Sequence[_Row], moved: Sequence[float]
             Column("effect", np.array([m.effect for m in real]), unit, 3, f"change of {bench.observable}",
                    chance="effect_random"),
             Column("effect_place", _place(real, random, "effect"), "", 0, "place of |effect| among the random ones"),
+            Column("effect_p", _p(real, random, "effect"), about="the same for as small an |effect|"),
         ]  # fmt: skip
     made.append(Column("of", np.array([len(r) + 1 if r else 0 for r in random]), about="random ones and itself"))
     for name in ("kl", "loss"):
@@ -205,16 +208,31 @@ def _place(real: Sequence[Measured], random: Sequence[list[Measured]], name: str
     )
 
 
+def _p(real: Sequence[Measured], random: Sequence[list[Measured]], name: str) -> np.ndarray:
+    """(1 + random ones that are as small) / (1 + random ones): uniform if it were one more of them. NaN without them.
+
+    The other end is 1 + 1/(1 + draws) less it, for harm.
+    """
+    return np.array(
+        [
+            (1 + sum(_value(r, name) <= _value(m, name) for r in some)) / (1 + len(some)) if some else np.nan
+            for m, some in zip(real, random, strict=True)
+        ],
+        dtype=np.float64,
+    )
+
+
 def _says(rows: Sequence[_Row]) -> str:
     best = min(rows, key=lambda row: float(row[3].loss.mean()))
     compared = [row for row in rows if row[4]]
     ahead = sum(all(_value(r, "kl") > _value(row[3], "kl") for r in row[4]) for row in compared)
-    told = f"less KL than every random subspace of equal ‖ΔM‖ in {ahead} of {len(compared)} rows"
+    least = 1 / (1 + max((len(row[4]) for row in compared), default=0))
+    told = f"less KL than every random subspace of equal ‖ΔM‖ in {ahead} of {len(compared)} rows (p {least:.2g} each)"
     change = float(best[3].loss.mean())
     error = float(_errors([best[3].loss])[0])
     spread = f" ± {1.96 * error:.4f}" if np.isfinite(error) else ""
-    least = f"the loss is least at {best[0]} ({change:+.4f}{spread} nats per token)"
-    return f"{least[0].upper()}{least[1:]}{'; ' + told if compared else ''}."
+    best_at = f"the loss is least at {best[0]} ({change:+.4f}{spread} nats per token)"
+    return f"{best_at[0].upper()}{best_at[1:]}{'; ' + told if compared else ''}."
 
 
 def _next(bench: ReductionBench, site: str) -> str:

@@ -24,6 +24,8 @@ from covector.analyses.induction_strings import (
 from covector.axes import Bool, Float, Int
 from covector.errors import BadRequest
 from covector.linalg.chance.streams import generator
+from covector.linalg.interval import half_width
+from covector.linalg.selectivity import TENTH
 from covector.model.opened import Model
 from covector.model.overlay import Change
 from covector.run.decoder import Decoder
@@ -95,6 +97,24 @@ class Found:
         seen = np.isfinite(self.as_a)
         return np.divide(np.where(seen, self.as_a, 0).sum(axis=2), seen.sum(axis=2), where=seen.any(axis=2),
                          out=np.full(seen.shape[:2], np.nan))  # fmt: skip
+
+    @property
+    def copied(self) -> Bool[np.ndarray, " token"]:
+        """Which tokens the model as it is copies: p(B) above a guess's, and at least `TENTH` of the median token's."""
+        return (self.p > self.guess * (1 + 1e-6)) & (self.p >= TENTH * np.median(self.p))
+
+    @property
+    def guess(self) -> float:
+        """p of a token where all are equally likely."""
+        return 1 / self.setup.model.spec.n_vocab
+
+    def interval(
+        self, edit: Int[np.ndarray, " k"], token: Int[np.ndarray, " k"]
+    ) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
+        """95 % intervals of `fall` over strings, cut at what p(B) can fall and rise by."""
+        each = self.each[edit, token]
+        mean, half, p = each.mean(axis=-1), half_width(each), self.p[token]
+        return np.maximum(mean - half, p - 1), np.minimum(mean + half, p)
 
     @property
     def fall(self) -> Float[np.ndarray, "edit token"]:

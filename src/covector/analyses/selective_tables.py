@@ -6,11 +6,10 @@ import numpy as np
 
 from covector.analyses.induction_heads import LEAST
 from covector.analyses.selective_measures import Found
-from covector.analyses.selective_words import caveat, meta_of, told, told_of_tokens
+from covector.analyses.selective_words import caveat, meta_of, told, told_of_tokens, two_digits
 from covector.axes import Float
 from covector.errors import BadRequest
 from covector.linalg import chance
-from covector.linalg.interval import half_width
 from covector.linalg.matched import two_sided_p
 from covector.linalg.selectivity import Judged, judge, upper
 from covector.render import Column, Grid, Table
@@ -25,21 +24,22 @@ def by_target(found: Found) -> Table:
     each = [judge(found.each, found.p, t, seed=(s.seed, t)) for t in range(len(s.ids))]
     own = np.arange(len(s.ids))
     falls, logits, as_a = found.each[own, own], found.logits[own, own], np.diag(found.fall_as_a).copy()
-    error = half_width(falls)
+    low, high = found.interval(own, own)
     p_as_a, p_next = (
         np.array([_among(values, t) for t in range(len(own))]) for values in (found.fall_as_a, found.next)
     )
     columns = [
         Column("target", list(s.labels), about="the token B that the edit is made for"),
-        Column("verdict", [_verdict(j) for j in each],
+        Column("verdict", [_verdict(j) if yes else "not copied" for j, yes in zip(each, found.copied, strict=True)],
                about="only it: its interval is above the others' band, and no other loses half as much"),
         Column("p_b", found.p, "", 2, "p(B) at the second A in the model as it is"),
         Column("fall", falls.mean(axis=1), "", 3, "fall of p(B) at the second A, held-out strings", chance="band_high"),
-        Column("low", falls.mean(axis=1) - error, "", 3, "95 % interval over strings, lower end"),
-        Column("high", falls.mean(axis=1) + error, "", 3, "upper end"),
+        Column("low", low, "", 3, "95 % interval over strings, lower end; no further than p(B) can fall"),
+        Column("high", high, "", 3, "upper end"),
         Column("band_high", np.array([j.band[1] for j in each]), "", 4, "what 95 % of the other tokens stay below"),
         Column("others", np.array([j.others for j in each]), "", 4, "median fall of p of the other tokens as B"),
-        Column("ratio", np.array([j.ratio for j in each]), about="selectivity: fall over |median of the others|"),
+        Column("ratio", np.where(found.copied, [two_digits(j.ratio) for j in each], np.nan),
+               about="selectivity, fall over |median of the others|, to two digits"),
         Column("worst", [s.labels[j.worst] for j in each], about="the other token whose p falls most"),
         Column("its_fall", np.array([found.fall[t, j.worst] for t, j in enumerate(each)]), "", 4, "its fall",
                chance="level"),
@@ -56,8 +56,9 @@ def by_target(found: Found) -> Table:
         Column("next_p", p_next, about="two-sided p of next among the other tokens under the same edit"),
         Column("fall_logit", logits.mean(axis=1), "logits", 2,
                "fall of B's logit against the mean of the other tokens'"),
-        Column("ratio_low", np.array([j.ratio_low for j in each]), about="95 % interval of the ratio over strings"),
-        Column("ratio_high", np.array([j.ratio_high for j in each]), about="upper end"),
+        Column("ratio_low", np.array([two_digits(j.ratio_low) for j in each]),
+               about="95 % interval of the ratio over strings"),
+        Column("ratio_high", np.array([two_digits(j.ratio_high) for j in each]), about="upper end"),
         Column("level", np.array([j.level for j in each]),
                about="|fall| that the token hit most beside the target stays within for 95 % of the other edits"),
         Column("beyond", np.array([j.beyond for j in each]), about="other tokens hit beyond that"),
@@ -75,14 +76,14 @@ def by_token(found: Found) -> Table:
     some = np.flatnonzero(np.isfinite(found.fall[t]))
     order = some[np.argsort(-found.fall[t][some], kind="stable")]
     falls, as_a = found.each[t][order], found.fall_as_a[t][order]
-    error = half_width(falls)
+    low, high = found.interval(np.full(len(order), t), order)
     mean, mean_a = found.fall, found.fall_as_a
     columns = [
         Column("token", [s.labels[i] for i in order], about="the token that stands as B"),
         Column("p_b", found.p[order], "", 2, "p(B) at the second A in the model as it is"),
         Column("fall", falls.mean(axis=1), about=f"its fall under the edit for '{s.labels[t]}'", chance="from_others"),
-        Column("low", falls.mean(axis=1) - error, about="95 % interval over strings, lower end"),
-        Column("high", falls.mean(axis=1) + error, about="upper end"),
+        Column("low", low, about="95 % interval over strings, lower end; no further than p(B) can fall"),
+        Column("high", high, about="upper end"),
         Column("from_others", _from_others(mean, order), about="|fall| that 95 % of the edits for other tokens cause"),
         Column("fall_logit", found.logits[t][order].mean(axis=1), "logits", 2,
                "fall of its logit against the mean of the other tokens'"),

@@ -9,7 +9,6 @@ import numpy as np
 from covector.analyses.induction_edit import LEAST
 from covector.analyses.induction_strings import labels_of
 from covector.analyses.selective_measures import Found, Setup
-from covector.linalg.interval import half_width
 from covector.linalg.selectivity import Judged
 
 
@@ -43,10 +42,12 @@ def title_of(s: Setup) -> str:
 def told(found: Found, each: Sequence[Judged]) -> tuple[str, str, str]:
     """Title, says, next."""
     s = found.setup
-    alone = [t for t, j in enumerate(each) if j.alone and _breaks(found, j, t)]
+    copied = np.flatnonzero(found.copied).tolist()
+    alone = [t for t in copied if each[t].alone and _breaks(found, each[t], t)]
     whole = (
-        f"{len(alone)} of {len(each)} tokens, each taken as the target, break alone (lose more than half of p)"
-        + ("" if len(alone) == len(each) or s.target is not None else f"; not so {_named(s, alone)}")
+        f"{len(alone)} of {len(copied)} tokens{_not_copied(found)}, each taken as the target, break alone (lose more "
+        "than half of p)"
+        + ("" if len(alone) == len(copied) or s.target is not None else f"; not so {_named(s, copied, alone)}")
         + f"; largest fall of any other token {max(found.fall[t, j.worst] for t, j in enumerate(each)):.2g}."
     )
     if s.target is None:
@@ -62,13 +63,19 @@ def told(found: Found, each: Sequence[Judged]) -> tuple[str, str, str]:
 
 
 def _one(found: Found, j: Judged, t: int) -> str:
-    s, error = found.setup, float(half_width(found.each[t, t]))
+    name = found.setup.labels[t].strip()
+    if not found.copied[t]:
+        return (
+            f"There is nothing to break: p({name}) at the second A is {found.p[t]:.3f} in the model as it is (the "
+            f"median token's is {np.median(found.p):.3f}, a guess {found.guess:.2g})."
+        )
+    low, high = (float(end[0]) for end in found.interval(np.array([t]), np.array([t])))
     verb = "breaks" if _breaks(found, j, t) else "falls"
     verdict = f"Only it {verb}" if j.alone else f"It {verb}, and others do too" if j.hit else "Nothing is shown"
     return (
-        f"{verdict}: p({s.labels[t].strip()}) at the second A falls by {j.own:.3f} (95 % {j.own - error:.3f} to "
-        f"{j.own + error:.3f}) from {found.p[t]:.3f}; 95 % of the others stay within {j.band[0]:+.2g} to "
-        f"{j.band[1]:+.2g} (selectivity {j.ratio:.3g}, p {j.p:.2g}); {_count(j.broken)} half as much."
+        f"{verdict}: p({name}) at the second A falls by {j.own:.3f} (95 % {low:.3f} to {high:.3f}) from "
+        f"{found.p[t]:.3f}; 95 % of the others stay within {j.band[0]:+.2g} to {j.band[1]:+.2g} (selectivity "
+        f"{two_digits(j.ratio):,g}, p {j.p:.2g}); {_count(j.broken)} half as much."
     )
 
 
@@ -107,8 +114,18 @@ def _breaks(found: Found, j: Judged, t: int) -> bool:
     return bool(j.own > 0.5 * found.p[t])
 
 
-def _named(s: Setup, alone: Sequence[int]) -> str:
-    names = [f"'{label}'" for t, label in enumerate(s.labels) if t not in alone]
+def two_digits(value: float) -> float:
+    """A ratio to a small median is not known any better."""
+    return float(f"{value:.2g}")
+
+
+def _not_copied(found: Found) -> str:
+    count = int(np.sum(~found.copied))
+    return f" ({count} more {'is' if count == 1 else 'are'} not copied in the first place)" if count else ""
+
+
+def _named(s: Setup, copied: Sequence[int], alone: Sequence[int]) -> str:
+    names = [f"'{s.labels[t]}'" for t in copied if t not in alone]
     return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from covector.analyses.choose_candidates import Candidates, candidates
 from covector.analyses.choose_metric import Metric
-from covector.analyses.sweep_setup import SITES, Clock, Started, Tell, started
+from covector.analyses.clock import Clock, Tell
+from covector.analyses.sweep_setup import SITES, Started, started
 from covector.axes import Float
 from covector.errors import BadRequest
 from covector.linalg.chance import bh
@@ -121,7 +122,7 @@ def _crossed(
     draws: int, seed: int, tell: Tell | None,
 ) -> Crossed:  # fmt: skip
     k = len(found)
-    clock = Clock(k * k * (1 + draws), tell)
+    clock = Clock(k * k * (1 + draws), tell, doing="gradient")
     base = [one.of() for one in runs]
     K, low, high, null = (np.zeros((k, k)) for _ in range(4))
     null = np.zeros((k, k, draws))

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from covector.analyses.choose_metric import Metric
+from covector.analyses.clock import Clock, Tell
 from covector.analyses.dyad_sweep import slopes
-from covector.analyses.sweep_setup import SITES, Ground, Started, Tell, grounds, matrix_of, tensor_of, whole
+from covector.analyses.sweep_setup import SITES, Ground, Started, grounds, matrix_of, tensor_of, whole
 from covector.axes import Float
 from covector.errors import BadRequest
 from covector.linalg.interval import half_width
@@ -67,22 +68,17 @@ def granularity(
         raise BadRequest(f"{ground.words}: nothing of {', '.join(sites)} brings it nearer to 0; measure another task")
     wanted = share * min(full[i] for i in able)
     doses: dict[int, float] = {}
-    for step, i in enumerate(able):
-        if tell:
-            tell(step, len(able), 0.5 * step / len(able), f"dose of {parts[i].name}")
+    batches = len(text.batches)
+    clock = Clock(len(able) * (1 + batches), tell, work=2 * text.size * len(able))
+    for i in able:
+        clock(f"dose of {parts[i].name}", 1, text.size)
         found = _dose(lambda t, p=parts[i]: sign * _mean(ground.chosen, scaled(p.change, t), base), wanted)
         if found is not None:
             doses[i] = found
     kept = list(doses)
     changes = [scaled(parts[i].change, doses[i]) for i in kept]
-    size, done = max(1, sum(t.size for t in text.batches) * len(changes)), [0]
-
-    def tick(tokens: int) -> None:
-        done[0] += tokens
-        if tell:
-            tell(len(able), len(able), 0.5 + 0.5 * done[0] / size, "neutral text")
-
-    kl, _, _ = drifts(ground.decoder, text, changes, begins(ground.decoder.spec, changes), tick)
+    clock.begin("neutral text")
+    kl, _, _ = drifts(ground.decoder, text, changes, begins(ground.decoder.spec, changes), clock.tick)
     return _table(ground, parts, full, doses, sign * wanted, kl, text, first)
 
 

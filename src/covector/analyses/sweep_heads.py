@@ -9,11 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from covector.analyses.choose_metric import Metric
+from covector.analyses.clock import Clock, Tell
 from covector.analyses.sweep_setup import (
     SITES,
-    Clock,
     Ground,
-    Tell,
     grounds,
     matrix_of,
     metric_of,
@@ -101,7 +100,7 @@ def _removed(ground: Ground, by_concept: bool, first: int, draws: int, seed: int
     eligible = np.flatnonzero(dyads > 0)
     order = eligible[np.argsort(-np.abs(score[eligible]), kind="stable")][:first]
     k = len(order)
-    clock = Clock(k * (2 + draws), tell)
+    clock = Clock(k * (2 + draws), tell, doing="gradient")
     base = ground.held.of()
 
     def along(sites: np.ndarray, doing: str) -> Float[np.ndarray, "k cluster"]:

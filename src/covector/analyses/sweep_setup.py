@@ -3,7 +3,7 @@
 Source: `docs/theory/edits.md`, equations 8, 9 and 23.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from covector.analyses.choose_candidates import Candidates, candidates
 from covector.analyses.choose_metric import Metric, on_prompts, split
+from covector.analyses.choose_wish import SITES
 from covector.axes import Float
 from covector.errors import BadRequest
 from covector.linalg.interval import half_width
@@ -24,11 +25,8 @@ from covector.run.edited import gradients, laid_over
 from covector.run.prompts import Pair
 from covector.study.observable import Observable
 
-# (done, of, share of the work, what is done now): how `covector.cli.progress.Progress` is called.
-Tell = Callable[[int, int, float, str], None]
 # Tokens that run together.
 TOKENS = 4096
-SITES = ("L*H*.ov", "L*.mlp.out")
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,18 +234,3 @@ def whole(ground: Ground, site: int) -> Change:
 def effect(started: Started, base: Float[np.ndarray, " cluster"], change: Change) -> Float[np.ndarray, " cluster"]:
     """Change of the metric of every cluster."""
     return started.of(change) - base
-
-
-class Clock:
-    """Counts runs and tells how far they are."""
-
-    def __init__(self, runs: int, tell: Tell | None) -> None:
-        self.runs, self.tell, self.done = max(runs, 1), tell, 0
-        if tell:
-            tell(0, self.runs, 0.0, "gradient")
-
-    def __call__(self, doing: str, runs: int = 1) -> None:
-        """`runs` more are done."""
-        self.done += runs
-        if self.tell:
-            self.tell(min(self.done, self.runs), self.runs, min(self.done / self.runs, 1.0), doing)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from covector.analyses.choose_candidates import Candidates, candidates
+from covector.analyses.clock import Clock, Tell
 from covector.analyses.sweep_concepts import random_set
-from covector.analyses.sweep_setup import Tell
 from covector.axes import Bool, Float
 from covector.errors import BadRequest
 from covector.linalg.chance import bh
@@ -84,15 +84,9 @@ def unit_ablation(
         )
     heads = [int(s) for s in np.argsort(-gain, kind="stable")[:first] if gain[s] > 0]
     decoder = decoder_of(model, dtype)
-    size = sum(tokens.size for tokens in text.batches) * (2 + draws) * len(heads)
-    done = [0]
-
-    def tick(tokens: int) -> None:
-        done[0] += tokens
-        if tell:
-            tell(int(done[0] / size * len(heads)), len(heads), done[0] / size, "heads")
-
-    units = [_unit(model, decoder, found, s, text, draws, seed, tick) for s in heads]
+    n = (2 + draws) * len(heads)
+    clock = Clock(n * len(text.batches), tell, work=n * text.size, doing="heads")
+    units = [_unit(model, decoder, found, s, text, draws, seed, clock.tick) for s in heads]
     return _table(model, found, units, text, at_topic, str(topic or text.topics[0]), seed)
 
 

@@ -46,7 +46,10 @@ def assemble(model: Model, folder: Path, plan: tuple[Unit, ...], part_of: Callab
         for name, values in _site_columns(unit, part).items():
             sites.setdefault(name, []).append(values)
     if not n:
-        raise BadRequest(f"{model.name}: expected weights that are not all zero; there is no direction to keep")
+        raise BadRequest(
+            f"{model.name}: expected weights that are not all zero (of a change: more than rounding); there is no "
+            "direction to keep"
+        )
     table = {name: pa.concat_arrays(columns.pop(name)) for name in list(columns)}
     table |= {"q_dir": pa.array(adjusted(_numbers(table["p_dir"])))}
     table |= {"q_svd": pa.array(adjusted(_numbers(table["p_svd"])))}

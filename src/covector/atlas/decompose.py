@@ -21,10 +21,12 @@ from covector.axes import Float
 from covector.io.atlas_parts import Part
 from covector.linalg import chance
 from covector.linalg.chance.bundles import p_svd_in_bundles
+from covector.linalg.change import rank_above_noise
 from covector.linalg.norms import stream_part
 from covector.linalg.svd import SVD, svd
 from covector.linalg.topk import poles
 from covector.model.address import Site
+from covector.model.change import ChangeModel
 from covector.model.frames import framed
 from covector.model.opened import Model
 from covector.model.weights import Held, ReadOnce, Weights
@@ -133,7 +135,8 @@ def _svd_at(model: Model, site: Site, options: Options) -> SVD:
 
 
 def _sides(model: Model, index: int, site: Site, found: SVD, options: Options) -> Iterator[Side]:
-    kept = min(found.rank, options.rank or found.rank)
+    there = rank_above_noise(found) if isinstance(model, ChangeModel) else found.rank
+    kept = min(found.rank, options.rank or found.rank, there)
     names = ("query", "key") if site.kind == "qk" else ("read", "write")
     for at, against in compared_at(model, site).items() if kept else ():
         affine = (found.reads, found.writes)[at].kind == "residual+1"

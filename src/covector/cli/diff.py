@@ -1,5 +1,6 @@
 """`covector diff`: what changed between two checkpoints, or what an adapter adds, in directions."""
 
+import dataclasses
 import shlex
 import sys
 import time
@@ -49,19 +50,24 @@ def diff(
     from covector.changes import changed
     from covector.cli.opening import opened as open_model
     from covector.cli.output import emit
+    from covector.cli.progress import Progress
 
     start = time.perf_counter()
     asked = tuple(kind for kind in kinds.replace(" ", "").split(",") if kind)
     if components and site is None:
         raise BadRequest("--components shows one place: expected it after the two models, such as L9H6.ov")
     model = changed(open_model(base, layout, frame=frame, strict=strict), other, layout)
+    search = None if out is None else _atlas(model, out, asked, seed, quiet)
     if site is None:
-        table = compare(model, kinds=asked, top=leading, below=below, tested=tested, draws=draws, seed=seed)
+        with Progress(quiet) as progress:
+            table = compare(model, kinds=asked, top=leading, below=below, tested=tested, draws=draws, seed=seed,
+                            tell=progress)  # fmt: skip
     elif components:
         table = diff_components(model, site, top=leading, below=below, draws=draws, seed=seed)
     else:
         table = diff_directions(model, site, rank=rank, k=k, seed=seed)
-    told = "" if out is None else _atlas(model, out, asked, seed, quiet)
+    if search is not None:
+        table = dataclasses.replace(table, next=search)
     moved = int((table.column("change").numbers > 0).sum()) if "change" in table else top
     emit(
         table,
@@ -72,22 +78,19 @@ def diff(
         seconds=time.perf_counter() - start,
         top=min(top, max(moved, 1)),
     )
-    if told and not quiet and not json:
-        sys.stdout.write(told)
 
 
-def _atlas(model: "ChangeModel", out: Path, kinds: tuple[str, ...], seed: int, quiet: bool) -> str:
-    """Build the atlas of the change; what was written, and the command that searches it."""
+def _atlas(model: "ChangeModel", out: Path, kinds: tuple[str, ...], seed: int, quiet: bool) -> str | None:
+    """Build the atlas of the change, or find it there, under the rules of `covector atlas`; how it is searched."""
     from covector.atlas.plan import Options
     from covector.building import build_atlas, example
     from covector.cli.progress import Progress
 
     if str(model.frame) != "raw":
         raise BadRequest(f"--out keeps the change of the weights as they are: expected frame raw, got {model.frame}")
-    progress = Progress(quiet)
-    built = build_atlas(model, out, options=Options(kinds, seed=seed, scores=False), progress=progress)
-    progress.close()
-    if built is None:
-        return ""
-    query = example(built)
-    return f"{out}: {len(built):,} directions of the change\nnext: covector search {shlex.quote(str(out))} {query}\n"
+    with Progress(quiet) as progress:
+        built = build_atlas(model, out, options=Options(kinds, seed=seed, scores=False), progress=progress)
+    assert built is not None, "one shard is all of it"
+    if not quiet:
+        sys.stderr.write(f"written: {out} ({len(built):,} directions of the change above the rounding of storage)\n")
+    return f"covector search {shlex.quote(str(out))} {example(built)}" if len(built) else None

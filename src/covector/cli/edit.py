@@ -2,7 +2,8 @@
 
 import dataclasses
 import time
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,13 +17,13 @@ from covector.cli.edit_choice import (
     MaxKL,
     Mu,
     Optimise,
+    OverBudget,
     Raise,
     Save,
     Sites,
-    Wish,
-    check_wish,
-    chosen,
+    check_budget,
     save_all,
+    wish_of,
 )
 from covector.cli.observe import Centred, Output, check_prompts, observable_of, pairs_of
 from covector.cli.options import (
@@ -45,6 +46,13 @@ from covector.cli.options import (
 )
 from covector.errors import BadRequest
 
+if TYPE_CHECKING:
+    from covector.analyses.choose_edit import Chosen, Judging
+    from covector.analyses.choose_wish import Wish
+    from covector.analyses.edit_setup import Setup
+    from covector.model.opened import Model
+    from covector.render import Table
+
 Edits = Annotated[
     list[str] | None,
     typer.Argument(help="What is changed: 'L9H6.ov:0*0' removes dyad 0; *0.3 keeps 30 %; several; @edit.json."),
@@ -56,6 +64,7 @@ Observe = Annotated[
 NEXT = {"effect": "dyad", "dyad": "control", "control": "prompt", "prompt": "effect"}
 # Of an edit that is chosen: the dyads and their ε, and ways to choose them at equal ‖ΔM‖.
 CHOICES = ("chosen", "curve")
+NO_PICTURE = ("prompt", "dyad", "chosen")
 NeutralText = Annotated[
     list[str] | None,
     typer.Option(
@@ -96,6 +105,7 @@ def edit(
     ] = "effect",
     save_to: Save = None,
     lora: Lora = None,
+    over_budget: OverBudget = False,
     edit_dtype: EditDtype = "float32",
     reflect: Annotated[bool, typer.Option("--reflect", help="Allow ε below −1, which turns a direction around.")] = (
         False
@@ -115,39 +125,31 @@ def edit(
     quiet: Quiet = False,
 ) -> None:
     """Change directions of a model: predicted and measured effect, side effects, and what random changes would do."""
-    from covector.cli.output import emit, refuse_plot, save, write
-    from covector.cli.progress import Progress
+    from covector.cli.output import emit, refuse_plot, write
     from covector.cli.retyped import retyped
+    from covector.study.edit import Edit
 
     if by not in (*NEXT, *CHOICES):
         raise BadRequest(f"--by: expected {', '.join((*NEXT, *CHOICES))}, got '{by}'")
-    if by in ("prompt", "dyad", "chosen"):
+    if by in NO_PICTURE:
         refuse_plot(plot, f"edit --by {by}")
     if bool(edits) == bool(concept):
         got = "both" if edits else "neither"
         raise BadRequest(
             f"expected an edit such as 'L9H6.ov:0*0' (dyad 0 removed), or --concept to find one; got {got}"
         )
-    wish = Wish(concept or [], [x.strip() for x in sites.split(",")], keep, mu, every, budget_kl, optimise, max_kl,
-                raise_, tokens, seed, dtype, bos, at)  # fmt: skip
-    check_wish(wish)
-    from covector.study.edit import Edit
-
+    if by in CHOICES and not concept:
+        raise BadRequest(f"--by {by} shows how --concept finds an edit; expected --concept, got a typed edit")
+    wish = wish_of(concept or [], sites, keep, mu, every, budget_kl, optimise, max_kl, raise_)
     changes = [Edit.parse(text, reflects=reflect) for text in edits or []]
-    saving = save_to is not None or lora is not None
-    measures = bool(observe) or not (concept or saving)
+    saving, prompted = save_to is not None or lora is not None, bool(template or prompts)
+    measures = bool(observe) or (wish is None and (neutral is not None or not saving))
     doses = numbers(dose)
-    if measures and not (template or prompts):
-        raise BadRequest(
-            "expected either --template with --fill, or --prompts FILE, and --observe \"' she' - ' he'\", to measure "
-            "the edit on; to write it alone, --save DIR or --lora DIR"
-        )
-    if measures:
+    check_measured(by, bool(observe), prompted, measures, neutral is not None)
+    if prompted:
         check_prompts(template, fill, prompts)
-    from covector.analyses.edit_effect import table_of
-    from covector.analyses.edit_measures import measure
+    from covector.analyses.choose_edit import Judging
     from covector.analyses.edit_setup import set_up
-    from covector.analyses.edit_tables import by_control, by_dyad, by_prompt
     from covector.cli.opening import opened as open_model
     from covector.run.neutral import read_neutral
 
@@ -155,40 +157,91 @@ def edit(
     documents = read_neutral(neutral) if neutral else None
     opened = open_model(model, layout, frame=frame, strict=strict, device=device, dtype=dtype)
     observables = [observable_of(task, opened, output, centred) for task in observe or []]
-    pairs = pairs_of(opened, template, fill, prompts, bos) if measures else []
+    pairs = pairs_of(opened, template, fill, prompts, bos) if prompted else []
+    once, flags = ("--by", "--plot", "--out", "--save", "--lora"), ("--json", "-q", "--quiet", "--over-budget")
+
+    def show(table: "Table") -> None:
+        emit(table, as_json=json, out=out, plot=plot, quiet=quiet, seconds=time.perf_counter() - start, top=top)
+
     table = None
-    if concept:
-        found = chosen(opened, wish, documents, observables, pairs, by)
-        changes, table = [found.edit], found.table
+    if wish is not None:
+        judging = Judging(observables[0] if observables else None, pairs, documents, tokens, at, bos, dtype, seed)
+        table, found = choose(opened, wish, judging, by, saving, quiet)
+        more = ("--save", "edited") if by == "curve" else ("--by", "curve")
+        table = dataclasses.replace(table, next=retyped(*more, without=once, flags=flags))
+        if found is not None:
+            changes = [found.edit]
+            if found.beyond and saving and not over_budget:
+                show(table)
+            check_budget(found, saving=saving, over_budget=over_budget)
     setup = None
     if measures and by not in CHOICES:  # refuses what cannot be measured before anything is written
         setup = set_up(opened, changes, observables, pairs, neutral=documents, doses=doses, draws=draws, seed=seed,
                        at=at, bos=bos, dtype=dtype, tokens=tokens)  # fmt: skip
     saved = save_all(model, changes, save_to, lora, layout=layout, frame=frame, dtype=edit_dtype)
-    once, flags = ("--by", "--plot", "--out", "--save", "--lora"), ("--json", "-q", "--quiet")
-    if setup is None:
-        shown = table or saved
-        assert shown is not None
-        if table:
-            after = retyped(*(("--save", "edited") if by == "curve" else ("--by", "curve")), without=once, flags=flags)
-            shown = dataclasses.replace(table, next=saved.next if saved else after)
-        emit(shown, as_json=json, out=out, plot=plot, quiet=quiet, seconds=time.perf_counter() - start, top=top)
-        return
-    progress = Progress(quiet)
-    effects = measure(setup, progress)
-    progress.close()
+    if setup is not None:
+        again = retyped(*(("--by", NEXT[by]) if observe else ("--save", "edited")), without=once, flags=flags)
+        after = saved.next if saved and not observe else again
+        whole = dataclasses.replace(measured(setup, by, out, quiet), next=after)
+        write(whole, out=out, plot=plot)
+        out = plot = None
+        table = whole if json else on_screen(whole)
+    elif saved:
+        table = dataclasses.replace(table, next=saved.next) if table else saved
+    assert table is not None
+    show(table)
+
+
+def check_measured(by: str, observed: bool, prompted: bool, measures: bool, text: bool) -> None:
+    """Raise BadRequest, before anything is loaded, for options that do not say what to measure."""
+    if observed != prompted:
+        raise BadRequest(
+            "expected either --template with --fill, or --prompts FILE, to --observe on, got none"
+            if observed
+            else "expected --observe \"' she' - ' he'\" for the prompts, got none"
+        )
+    if measures and not observed and not text:
+        raise BadRequest(
+            "expected what to measure the edit on: --observe \"' she' - ' he'\" with --template and --fill, or "
+            "--prompts FILE; --neutral FILE for side effects alone; to write it alone, --save DIR or --lora DIR"
+        )
+    if by in NEXT and by != "effect" and not observed:
+        raise BadRequest(f"--by {by} shows what happens on prompts: expected --observe with prompts, got none")
+
+
+def choose(
+    model: "Model", wish: "Wish", judging: "Judging", by: str, saving: bool, quiet: bool
+) -> "tuple[Table, Chosen | None]":
+    """The table that says how an edit is found, and the edit; none where ways are compared and nothing is written."""
+    from covector.analyses.choose_edit import chosen, compared
+    from covector.cli.progress import Progress
+
+    with Progress(quiet) as progress:
+        table = compared(model, wish, judging, progress) if by == "curve" else None
+        if table is not None and not saving:
+            return table, None
+        found = chosen(model, wish, judging, progress)
+    return table or found.table, found
+
+
+def measured(setup: "Setup", by: str, out: Path | None, quiet: bool) -> "Table":
+    """The table of one kind for what an edit does; those of the other kinds go into the folder `out`."""
+    from covector.analyses.edit_effect import table_of
+    from covector.analyses.edit_measures import measure
+    from covector.analyses.edit_tables import by_control, by_dyad, by_prompt
+    from covector.cli.output import save
+    from covector.cli.progress import Progress
+
+    with Progress(quiet) as progress:
+        effects = measure(setup, progress)
     made = {"effect": table_of, "prompt": by_prompt, "dyad": by_dyad, "control": by_control}
-    if out is not None:
-        for other in (f for name, f in made.items() if name != by):
+    if out is not None and setup.observables:
+        for other in (of for name, of in made.items() if name != by):
             save(other(effects), out)
-    again = retyped("--by", NEXT[by], without=once, flags=flags)
-    table = dataclasses.replace(made[by](effects), next=again)
-    write(table, out=out, plot=plot)
-    shown = table if json else on_screen(table)
-    emit(shown, as_json=json, out=None, plot=None, quiet=quiet, seconds=time.perf_counter() - start, top=top)
+    return made[by](effects)
 
 
-def on_screen(table):
+def on_screen(table: "Table") -> "Table":
     """The table without the columns that a screen has no room for; files and JSON have them."""
     hidden = ("unit", "after", "q") if "edit" in table.key else ("unit", "after", "edit")
     kept = [c for c in table.columns if c.name not in hidden]

@@ -1,20 +1,19 @@
-"""How `covector edit --concept …` finds its edit: in proportion, within a budget, or optimised."""
+"""The options of `covector edit --concept …`, which finds its edit, and what is written to disk."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from covector.errors import BadRequest
 
 if TYPE_CHECKING:
-    from covector.model.opened import Model
+    from covector.analyses.choose_edit import Chosen
+    from covector.analyses.choose_wish import Wish
     from covector.render import Table
-    from covector.run.prompts import Pair
     from covector.study.edit import Edit
-    from covector.study.observable import Observable
 
 
 Concepts = Annotated[
@@ -36,107 +35,55 @@ Save = Annotated[
     typer.Option("--save", metavar="DIR", help="Write the edited checkpoint, with edit.json, to a new folder."),
 ]
 Lora = Annotated[Path | None, typer.Option("--lora", metavar="DIR", help="Write the edit as a LoRA adapter (PEFT).")]
+OverBudget = Annotated[
+    bool, typer.Option("--over-budget", help="Write it even where held-out text costs more KL than was allowed.")
+]
 EditDtype = Annotated[
     str, typer.Option("--edit-dtype", help="Of edited tensors in --save: float32, float64, float16, bfloat16, stored.")
 ]
 
 
-class Wish(NamedTuple):
-    """The options of `--concept`."""
+def wish_of(
+    concepts: Sequence[str], sites: str, keep: float, mu: float | None, every: bool, budget_kl: float | None,
+    optimise: bool, max_kl: float | None, raises: bool,
+) -> "Wish | None":  # fmt: skip
+    """What is wished of an edit that is to be found; None without a concept.
 
-    concepts: Sequence[str]
-    sites: Sequence[str]
-    keep: float
-    mu: float | None
-    every: bool
-    budget_kl: float | None
-    optimise: bool
-    max_kl: float | None
-    raises: bool
-    tokens: int
-    seed: int
-    dtype: str
-    bos: str
-    at: str
-
-
-class Found(NamedTuple):
-    """The edit that was chosen, and the table that says how."""
-
-    edit: "Edit"
-    table: "Table"
-
-
-def check_wish(wish: Wish) -> None:
-    """Raise BadRequest, before anything is loaded, for options that contradict each other."""
-    chooses = {
-        "--keep": wish.keep != 0.0, "--mu": wish.mu is not None, "--every": wish.every, "--optimise": wish.optimise,
-        "--budget-kl": wish.budget_kl is not None, "--max-kl": wish.max_kl is not None,
-    }  # fmt: skip
-    for name, given in chooses.items():
-        if given and not wish.concepts:
-            raise BadRequest(f"{name} belongs to --concept, which finds an edit; a typed edit says it itself: *0.3")
-    if wish.raises and not wish.optimise:
-        raise BadRequest("--raise belongs to --optimise; to amplify in proportion: --keep 2")
-    if not wish.keep >= 0:
-        raise BadRequest(f"--keep: expected a share of at least 0 (1 changes nothing, 2 doubles), got {wish.keep:g}")
-    if wish.optimise and (wish.mu is not None or wish.keep != 0.0):
-        raise BadRequest("--optimise finds ε itself: expected no --mu and no --keep beside it")
-    if wish.optimise and wish.max_kl is None:
-        raise BadRequest("--optimise: expected --max-kl, the KL per token that may be spent; for example 0.01")
-    if wish.max_kl is not None and not wish.optimise:
-        raise BadRequest("--max-kl belongs to --optimise; --budget-kl bounds a change in proportion")
-    for name, value in (("--budget-kl", wish.budget_kl), ("--max-kl", wish.max_kl)):
-        if value is not None and not value > 0:
-            raise BadRequest(f"{name}: expected a KL above 0 (nothing but the unedited model has KL 0), got {value:g}")
-
-
-def chosen(
-    model: "Model",
-    wish: Wish,
-    documents: "Mapping[str, list[str]] | None",
-    observables: "Sequence[Observable]",
-    pairs: "Sequence[Pair]",
-    by: str,
-) -> Found:
-    """Choose ε. The metric is the first observable on the prompts, else the concept's logits before its own tokens.
-
-    The table is that of the dyads, or for `by` curve the comparison of ways at equal ‖ΔM‖.
+    Raises BadRequest, before anything is loaded, for options that contradict each other.
     """
-    from covector.analyses.choose import budget_of, dampened, optimised, related
-    from covector.analyses.choose_candidates import candidates
-    from covector.analyses.choose_curve import curve
-    from covector.analyses.choose_metric import concept_logits, on_prompts, split
-    from covector.analyses.choose_tables import chosen_table
-    from covector.run.edit_runs import decoder_of
-    from covector.run.neutral import neutral_text
-    from covector.run.sampled import sampled
+    chooses = {
+        "--keep": keep != 0.0, "--mu": mu is not None, "--every": every, "--optimise": optimise,
+        "--budget-kl": budget_kl is not None, "--max-kl": max_kl is not None, "--raise": raises,
+    }  # fmt: skip
+    if not concepts:
+        for name in (name for name, given in chooses.items() if given):
+            raise BadRequest(f"{name} belongs to --concept, which finds an edit; a typed edit says it itself: *0.3")
+        return None
+    from covector.analyses.choose_wish import Wish
 
-    found = candidates(model, list(wish.concepts), tuple(wish.sites))
-    if not wish.optimise:
-        related(found, wish.every or by == "curve")
-    needs_text = by == "curve" or wish.optimise or wish.budget_kl is not None
-    if documents is None and not needs_text:
-        choice = dampened(found, keep=wish.keep, mu=wish.mu, every=wish.every)
-        return Found(found.edit(choice.epsilon), chosen_table(choice))
-    decoder = decoder_of(model, wish.dtype)
-    if documents is not None:
-        text = neutral_text(model, documents, bos=wish.bos, most=wish.tokens)
-    else:
-        text = neutral_text(model, sampled(model, decoder, wish.tokens, wish.seed))
-        sys.stderr.write(f"no --neutral: side effects are counted on {len(text):,} tokens that the model says\n")
-    budget = budget_of(decoder, text, wish.max_kl if wish.optimise else wish.budget_kl)
-    if observables and pairs:
-        metric = on_prompts(decoder, observables[0], pairs, wish.at)
-    else:
-        metric = concept_logits(model, wish.concepts, decoder, text)
-    chosen_by, held = split(metric)
-    if wish.optimise:
-        choice = optimised(found, chosen_by, budget, raises=wish.raises, every=True)
-    else:
-        choice = dampened(found, keep=wish.keep, mu=wish.mu, every=wish.every, budget=budget)
-    table = curve(found, chosen_by, held, budget) if by == "curve" else chosen_table(choice, budget, held)
-    return Found(found.edit(choice.epsilon), table)
+    if max_kl is not None and not optimise:
+        raise BadRequest("--max-kl belongs to --optimise; --budget-kl bounds a change in proportion")
+    if budget_kl is not None and optimise:
+        raise BadRequest("--budget-kl bounds a change in proportion; --optimise takes --max-kl")
+    where = tuple(one.strip() for one in sites.split(","))
+    return Wish(tuple(concepts), where, keep, mu, every, max_kl if optimise else budget_kl, optimise, raises)
+
+
+def check_budget(found: "Chosen", *, saving: bool, over_budget: bool) -> None:
+    """Say on standard error that the held-out half of the text exceeds the budget.
+
+    Raises BadRequest where it would be written all the same.
+    """
+    if not found.beyond:
+        return
+    from covector.analyses.choose_tables import beyond_budget
+
+    if saving and not over_budget:
+        raise BadRequest(
+            f"{beyond_budget(found.choice)} Nothing was written; give a smaller budget, more --tokens, or "
+            "--over-budget to write it all the same"
+        )
+    sys.stderr.write(f"{beyond_budget(found.choice)}\n")
 
 
 def save_all(
@@ -145,15 +92,13 @@ def save_all(
 ) -> "Table | None":  # fmt: skip
     """Write the checkpoint and the adapter that were asked for; the table of the last, None where nothing was."""
     from covector.saving import save_adapter, save_edited
+    from covector.study.edit import Edit
 
-    whole, table = None, None
-    for edit in edits:
-        both_plain = whole is not None and len(whole.steps) == len(edit.steps) == 1
-        whole = edit if whole is None else whole + edit if both_plain else whole.then(edit)
-    if whole is not None and folder is not None:
-        table = save_edited(model, whole, folder, layout=layout, frame=frame, dtype=dtype)
+    table = None
+    if folder is not None:
+        table = save_edited(model, Edit.together(edits), folder, layout=layout, frame=frame, dtype=dtype)
         sys.stderr.write(f"written: {folder} ({table.says})\n")
-    if whole is not None and adapter is not None:
-        table = save_adapter(model, whole, adapter, layout=layout, frame=frame)
+    if adapter is not None:
+        table = save_adapter(model, Edit.together(edits), adapter, layout=layout, frame=frame)
         sys.stderr.write(f"written: {adapter} ({table.says})\n")
     return table

@@ -71,15 +71,16 @@ def induction(
         raise BadRequest("expected --token for one token or --all for every one, got both")
     if save_edit is not None and token is None:
         raise BadRequest("--save-edit: expected --token, whose edit is written, got none")
+    if save_edit is not None and not save_edit.expanduser().parent.is_dir():
+        raise BadRequest(f"--save-edit: expected a folder that is there, '{save_edit.parent}' is not; make it first")
     if by == "head":
         refuse_plot(plot, "induction --by head")
     documents = read_neutral(neutral) if neutral else None
     opened = open_model(model, layout, strict=strict, device=device, dtype=dtype)
     setup = set_up(opened, token, heads=heads or (), tokens=tokens or (), pairs=pairs, keep=keep, draws=draws, way=way,
                    neutral=documents, start=first, length=length, ridge=ridge, dtype=dtype, seed=seed)  # fmt: skip
-    progress = Progress(quiet)
-    found = measure(setup, progress)
-    progress.close()
+    with Progress(quiet) as progress:
+        found = measure(setup, progress)
     if save_edit is not None:
         with written(save_edit) as beside:
             beside.write_text(setup.edit(0).bound(setup.model).to_json(), encoding="utf-8")

@@ -39,6 +39,8 @@ from covector.errors import CovectorError
 
 # What the extra `run` brings; without it weights are read and no model runs.
 RUNS = ("torch", "transformers")
+# The exit code of what Ctrl-C ends: 128 and the number of the signal.
+INTERRUPTED = 130
 
 app = typer.Typer(
     name="covector",
@@ -104,6 +106,8 @@ def run(words: list[str]) -> int:
     TYPED.set(tuple(words))
     try:
         result = command.main(args=words, prog_name="covector", standalone_mode=False)
+        if result == INTERRUPTED:  # the option parser turns Ctrl-C into this code
+            return _failed("interrupted", INTERRUPTED)
         return result if isinstance(result, int) else 0
     except CovectorError as error:
         return _failed(str(error), 2)
@@ -111,7 +115,7 @@ def run(words: list[str]) -> int:
         sys.stderr.close()  # the reader went away; nothing to say
         return 0
     except KeyboardInterrupt:
-        return _failed("interrupted", 130)
+        return _failed("interrupted", INTERRUPTED)
     except ModuleNotFoundError as error:
         if error.name not in RUNS:
             return _defect(error)

@@ -30,6 +30,12 @@ class Progress:
             self.last = now
             sys.stderr.write(text + "\n")
 
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def _left(self, now: float, share: float) -> str:
         start, had = self.begun or (now, share)
         if share - had < 0.01 or share >= 1:

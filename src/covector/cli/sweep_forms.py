@@ -9,7 +9,7 @@ from covector.errors import BadRequest
 
 if TYPE_CHECKING:
     from covector.analyses.choose_metric import Metric
-    from covector.analyses.sweep_setup import Tell
+    from covector.analyses.clock import Tell
     from covector.model.opened import Model
     from covector.render import Table
     from covector.run.neutral import Neutral

@@ -26,7 +26,8 @@ class Judged:
     others; ``ratio`` own over |others|, and its 95 % interval over measurements (bootstrap). ``band`` is what `SHARE`
     of the others stay within, ``worst`` the index of the other that is hit most. ``p``: among the edits made for other
     tokens, those that hit this one as much; ``least_p`` is the least that there are enough of them for. ``broken``
-    counts the others that lose more than half as large a share of what they had (`HALF`, `TENTH`). ``level``: what the
+    counts the others that lose more than half as large a share of what they had (`HALF`, `TENTH`; none where the token
+    itself loses nothing). ``level``: what the
     token hit most beside the target stays within for `SHARE` of the other edits; ``beyond`` counts the others that
     this edit hits beyond it (one edit in twenty does so by itself).
     """
@@ -80,7 +81,7 @@ def judge(
         (-upper(-others), upper(others)), int(rest[np.argmax(others)]),
         (1 + int(np.sum(column >= own))) / (1 + len(column)), 1 / (1 + len(column)),
         level, int(np.sum(np.abs(others) > level)),
-        int(np.sum((others / had[rest] > HALF * own / had[edit]) & (had[rest] >= TENTH * had[edit]))),
+        int(np.sum((others / had[rest] > HALF * own / had[edit]) & (had[rest] >= TENTH * had[edit]))) * (own > 0),
     )  # fmt: skip
 
 
@@ -101,7 +102,10 @@ def _largest(away: Float[np.ndarray, "edit token"]) -> Float[np.ndarray, " edit"
 
 
 def _ratio(own: float, others: float) -> float:
-    return own / abs(others) if others else float("inf") if own > 0 else float("nan")
+    """NaN where the token itself is not hit."""
+    if own <= 0:
+        return float("nan")
+    return own / abs(others) if others else float("inf")
 
 
 def _interval(row: Float[np.ndarray, "token n"], edit: int, rest: Int[np.ndarray, " k"], seed: Seed):

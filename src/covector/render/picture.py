@@ -29,7 +29,8 @@ class Grid:
 
     `values` [rows, columns], NaN where not defined. Colours run both ways from `centre`, equally far; `centre=None`
     runs one way, from the least to the greatest value. `chance` is how far from the centre chance alone gets.
-    `cell_text` [rows, columns] is printed in the cells, over the value.
+    `cell_text` [rows, columns] is printed in the cells, over the value. `outlined` draws a line around the cells beyond
+    chance, for grids too fine to print their values.
     Raises BadRequest if sizes differ or a cosine comes without its chance level.
     """
 
@@ -44,6 +45,7 @@ class Grid:
     digits: int | None = 2
     row_name: str = ""
     column_name: str = ""
+    outlined: bool = False
 
     def __post_init__(self) -> None:
         values = _frozen(self.values)

@@ -84,7 +84,8 @@ class Bench:
         decoder = self.decoder if change is None else laid_over(self.decoder, change)
         with torch.no_grad():
             parts = [_logits(decoder, s, self.first) for s in self.starts]
-        return np.concatenate([self._sided(x.double().cpu().numpy()) for x in parts], axis=1)
+        none = np.zeros((self.sides, 0, decoder.spec.n_vocab))
+        return np.concatenate([none, *(self._sided(x.double().cpu().numpy()) for x in parts)], axis=1)
 
     def slopes(
         self,
@@ -109,31 +110,6 @@ class Bench:
             total += slopes(self.decoder, means, pieces)
         return total.reshape(len(vectors), self.sides, len(pieces))
 
-    def inputs(self, tensors: Sequence[str]) -> dict[str, np.ndarray]:
-        """What each matrix multiplies in the unedited model, over all positions: rows, or ids for embeddings.
-
-        ``W_O``: [rows, head, d_head]; the others [rows, n].
-        """
-        found: dict[str, list[np.ndarray]] = {name: [] for name in tensors}
-        hooks = {name: _source(name) for name in tensors}
-        for start in self.starts:
-            wanted = sorted({h for h in hooks.values() if h})
-            with torch.no_grad():
-                run = self.decoder.run(_ids(start.tokens), capture=wanted)
-            for name, hook in hooks.items():
-                if hook:
-                    value = run.cache[hook].double().cpu().numpy()
-                    found[name].append(value.reshape(-1, *value.shape[2:]))
-                else:
-                    rows = start.tokens if name == "W_E" else np.broadcast_to(
-                        np.arange(start.tokens.shape[1]), start.tokens.shape)  # fmt: skip
-                    found[name].append(rows.ravel() + (self._offset if name == "W_pos" else 0))
-        return {name: np.concatenate(parts) for name, parts in found.items()}
-
-    @property
-    def _offset(self) -> int:
-        return self.decoder.spec.assembly.position_offset
-
     def _sided(self, x: Float[np.ndarray, "rows token"]) -> Float[np.ndarray, "side n token"]:
         return x.reshape(self.sides, -1, x.shape[-1])
 
@@ -149,6 +125,32 @@ def bench(decoder: Decoder, pairs: Sequence[Pair], at: str, first: int | None) -
         some += batch.pairs
         starts.append(_start(decoder, tokens, np.tile(batch.at(at), sides), first))
     return Bench(decoder, first, tuple(some), sides, tuple(starts))
+
+
+def inputs_of(
+    decoder: Decoder,
+    batches: Sequence[Int[np.ndarray, "batch position"]],
+    kept: Sequence[Bool[np.ndarray, "batch position"]],
+    tensors: Sequence[str],
+) -> dict[str, np.ndarray]:
+    """What each matrix multiplies at the positions kept: rows, or ids for embeddings.
+
+    ``W_O``: [rows, head, d_head]; the others [rows, n].
+    """
+    found: dict[str, list[np.ndarray]] = {name: [] for name in tensors}
+    hooks = {name: _source(name) for name in tensors}
+    for tokens, own in zip(batches, kept, strict=True):
+        with torch.no_grad():
+            run = decoder.run(_ids(tokens), capture=sorted({h for h in hooks.values() if h}))
+        for name, hook in hooks.items():
+            if hook:
+                found[name].append(run.cache[hook].double().cpu().numpy()[own])
+            elif name == "W_E":
+                found[name].append(tokens[own])
+            else:
+                places = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)[own]
+                found[name].append(places + decoder.spec.assembly.position_offset)
+    return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
 def drifts(

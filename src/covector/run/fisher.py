@@ -25,7 +25,10 @@ HELD = 2**26
 def gauss_newton(
     decoder: Decoder, pieces: Sequence[Change], text: Neutral, tick: Callable[[int], None] = lambda _: None
 ) -> Float[np.ndarray, "k k"]:
-    """F over the tokens of a text, one backward pass per piece and batch. Exact to rounding."""
+    """F over the tokens of a text, one backward pass per piece and batch. Exact to rounding.
+
+    `tick` is told the tokens of every pass.
+    """
     total, count = np.zeros((len(pieces), len(pieces))), 0
     whole = Change(sum((p.updates for p in pieces), ()), sum((p.shifts for p in pieces), ()))
     first = first_block(decoder.spec, whole)
@@ -33,14 +36,13 @@ def gauss_newton(
         step = max(1, HELD // (len(pieces) * tokens.shape[1] * decoder.spec.n_vocab))
         for at in range(0, len(tokens), step):
             some, own = torch.from_numpy(tokens[at : at + step].copy()), torch.from_numpy(kept[at : at + step].copy())
-            total += _gram(decoder, pieces, some, own, first)
+            total += _gram(decoder, pieces, some, own, first, tick)
             count += int(own.sum())
-            tick(some.numel() * len(pieces))
     return total / count
 
 
 def _gram(
-    decoder: Decoder, pieces: Sequence[Change], tokens: Tensor, kept: Tensor, first: int
+    decoder: Decoder, pieces: Sequence[Change], tokens: Tensor, kept: Tensor, first: int, tick: Callable[[int], None]
 ) -> Float[np.ndarray, "k k"]:
     here = 0 < first < decoder.spec.n_layers
     with torch.no_grad():
@@ -53,7 +55,10 @@ def _gram(
     # Jᵀu is linear in u: its derivatives in u are the rows of Jᵀ, one backward pass each.
     u = torch.zeros_like(plain, requires_grad=True)
     (back,) = torch.autograd.grad(plain, doses, u, create_graph=True)
-    rows = [torch.autograd.grad(one, u, retain_graph=True)[0] for one in back]
+    rows = []
+    for one in back:
+        rows.append(torch.autograd.grad(one, u, retain_graph=True)[0])
+        tick(tokens.numel())
     plain = plain.detach()
     J, p = torch.stack(rows), plain.double().softmax(-1)
     mean = torch.einsum("knv,nv->kn", J.double(), p)

@@ -35,6 +35,11 @@ class Neutral:
         """Tokens."""
         return len(self.topic)
 
+    @property
+    def size(self) -> int:
+        """Tokens of one run over all windows, with what fills them up."""
+        return sum(tokens.size for tokens in self.batches)
+
 
 def neutral_text(
     model: Model,

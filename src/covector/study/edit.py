@@ -10,7 +10,7 @@ Source: F5 of the theory page; `docs/theory/edits.md`, equations 1–7.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import numpy as np
 
 from covector.axes import Float
 from covector.errors import BadRequest
+from covector.linalg.span import span
 from covector.model.opened import Model
 from covector.model.overlay import Change
 from covector.study.edit_json import steps_of, to_list
@@ -75,10 +76,11 @@ class Edit:
         side: str = "",
         said: str = "",
     ) -> "Edit":
-        """The whole span of `vectors` changed by one ε; −1 erases it: M(I − ccᵀ), concept erasure."""
-        rows = rows_of(site, vectors)
-        _, values, basis = np.linalg.svd(rows, full_matrices=False)
-        kept = basis[values > values[0] * 1e-10]
+        """The whole span of `vectors` changed by one ε; −1 erases it: M(I − ccᵀ), concept erasure.
+
+        Vectors within about 0.1° of each other are one direction, their common one (`covector.linalg.span.SAME`).
+        """
+        kept = span(rows_of(site, vectors))
         said = said or ("a given direction" if len(kept) == 1 else f"{len(kept)} given directions")
         return cls(((Along(site, (float(epsilon),) * len(kept), kept, said, side),),))
 
@@ -90,6 +92,16 @@ class Edit:
         given = isinstance(vector, str)
         row, said = (None, vector) if isinstance(vector, str) else (vector, "a given vector")
         return cls(((Replace(site, index, None if given else row, said, side),),))
+
+    @classmethod
+    def together(cls, edits: Sequence["Edit"]) -> "Edit":
+        """Several as one: at once where each has one step, else one after the other. Raises BadRequest for none."""
+        if not edits:
+            raise BadRequest("expected an edit, got none; type for example 'L9H6.ov:0*0'")
+        whole = edits[0]
+        for one in edits[1:]:
+            whole = whole + one if len(whole.steps) == len(one.steps) == 1 else whole.then(one)
+        return whole
 
     def __add__(self, other: "Edit") -> "Edit":
         """Both at once. Raises BadRequest for edits in several steps, or bound to other frames or checkpoints."""

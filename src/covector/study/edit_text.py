@@ -144,10 +144,19 @@ def _said(term: Term) -> list[str]:
             by_epsilon.setdefault(epsilon, []).append(index)
         return [f"{term.site}: dyad{'s' * (len(i) > 1)} {_runs(i)} {_effect(e)}{side}" for e, i in by_epsilon.items()]
     if isinstance(term, Along):
-        return [f"{term.site}: what lies along {term.said} {_effect(e)}{side}" for e in dict.fromkeys(term.epsilon)]
+        what = (
+            term.said
+            if term.rows is not None or _is_one(term.said)
+            else f"{term.said} (one direction, their weighted sum)"
+        )
+        return [f"{term.site}: what lies along {what} {_effect(e)}{side}" for e in dict.fromkeys(term.epsilon)]
     if isinstance(term, Replace):
         return [f"{term.site}: the direction of dyad {term.index} replaced by {term.said}{side}"]
     return [f"{term.site}: {term.said}{side}"]
+
+
+def _is_one(words: str) -> bool:
+    return len(parse_expression(words).terms) == 1
 
 
 def _effect(epsilon: float) -> str:
