@@ -32,7 +32,7 @@ bench: setup-all
 
 # Claims that are judged by processor time on one thread, so that a busy machine does not decide them.
 QUICK := product_svd_is_faster_than_dense mlp_svd_is_faster_than_torch help_and_import_are_quick \
-	a_patching_sweep_costs_its_suffixes
+	a_patching_sweep_costs_its_suffixes rollouts_cost_their_steps
 
 bench-quick: setup-all
 	@set -e; for claim in $(QUICK); do echo "== $$claim"; $(ONE) $(BIN)/python benchmarks/$$claim.py; done

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 import covector
-from covector.analyses.patch import places_of
+from covector.analyses.patch_places import places_of
 from covector.arch.toy import random_model
 from covector.run.decoder import Decoder
 from covector.run.points import captured

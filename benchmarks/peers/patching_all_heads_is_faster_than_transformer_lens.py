@@ -39,7 +39,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
 import covector
-from covector.analyses.patch import places_of
+from covector.analyses.patch_places import places_of
 from covector.model.opened import Model
 from covector.run.decoder import Decoder
 from covector.run.points import captured

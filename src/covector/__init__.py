@@ -10,6 +10,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from covector.analyses.agent_map import agent_map as agent_map
+    from covector.analyses.agent_map_contrasts import action_contrasts as action_contrasts
     from covector.analyses.align import align as align
     from covector.analyses.attend import attend as attend
     from covector.analyses.attribute import attribute as attribute
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from covector.analyses.diff import diff as diff
     from covector.analyses.dyad_sweep import dyad_sweep as dyad_sweep
     from covector.analyses.edit_effect import edit_effect as edit_effect
+    from covector.analyses.grid_map import grid_map as grid_map
     from covector.analyses.head_norms import head_norms as head_norms
     from covector.analyses.heads import heads as heads
     from covector.analyses.inspect import inspect as inspect
@@ -40,10 +43,12 @@ if TYPE_CHECKING:
     from covector.analyses.propagate import propagate as propagate
     from covector.analyses.rank_sweep import rank_sweep as rank_sweep
     from covector.analyses.readout import readout as readout
+    from covector.analyses.readout_bases import readout_bases as readout_bases
     from covector.analyses.regions import regions as regions
     from covector.analyses.relation import relation as relation
     from covector.analyses.replicate.conjecture import replicate_conjecture as replicate_conjecture
     from covector.analyses.replicate.conjecture import replicated_lists as replicated_lists
+    from covector.analyses.replicate.dt_svd import replicate_dt_svd as replicate_dt_svd
     from covector.analyses.replicate.obprop import replicate_obprop as replicate_obprop
     from covector.analyses.replicate.obprop_claims import replicate_claims as replicate_claims
     from covector.analyses.replicate.sprint import replicate_sprint as replicate_sprint
@@ -52,6 +57,7 @@ if TYPE_CHECKING:
     from covector.analyses.spectrum import spectrum as spectrum
     from covector.analyses.steer import steer as steer
     from covector.analyses.studies import studies as studies
+    from covector.analyses.timesteps import timesteps as timesteps
     from covector.analyses.virtual_heads import virtual_heads as virtual_heads
     from covector.atlases import fired as fired
     from covector.atlases import open_atlas as open_atlas
@@ -91,7 +97,9 @@ _HOMES = {
     "ModelSpec": "covector.model.spec",
     "Observable": "covector.study.observable",
     "Table": "covector.render",
+    "action_contrasts": "covector.analyses.agent_map_contrasts",
     "adapted": "covector.changes",
+    "agent_map": "covector.analyses.agent_map",
     "align": "covector.analyses.align",
     "attend": "covector.analyses.attend",
     "attribute": "covector.analyses.attribute",
@@ -109,6 +117,7 @@ _HOMES = {
     "edit_effect": "covector.analyses.edit_effect",
     "fill_template": "covector.run.prompts",
     "fired": "covector.atlases",
+    "grid_map": "covector.analyses.grid_map",
     "head_norms": "covector.analyses.head_norms",
     "heads": "covector.analyses.heads",
     "inspect": "covector.analyses.inspect",
@@ -130,10 +139,12 @@ _HOMES = {
     "read_input_pairs": "covector.run.inputs_file",
     "read_pairs": "covector.run.prompts",
     "readout": "covector.analyses.readout",
+    "readout_bases": "covector.analyses.readout_bases",
     "regions": "covector.analyses.regions",
     "relation": "covector.analyses.relation",
     "replicate_claims": "covector.analyses.replicate.obprop_claims",
     "replicate_conjecture": "covector.analyses.replicate.conjecture",
+    "replicate_dt_svd": "covector.analyses.replicate.dt_svd",
     "replicate_obprop": "covector.analyses.replicate.obprop",
     "replicate_sprint": "covector.analyses.replicate.sprint",
     "replicated_lists": "covector.analyses.replicate.conjecture",
@@ -146,6 +157,7 @@ _HOMES = {
     "steer": "covector.analyses.steer",
     "studies": "covector.analyses.studies",
     "svd": "covector.linalg.svd",
+    "timesteps": "covector.analyses.timesteps",
     "trace": "covector.atlases",
     "transformers_runner": "covector.workbench",
     "virtual_heads": "covector.analyses.virtual_heads",
@@ -162,7 +174,9 @@ __all__ = [
     "ModelSpec",
     "Observable",
     "Table",
+    "action_contrasts",
     "adapted",
+    "agent_map",
     "align",
     "attend",
     "attribute",
@@ -180,6 +194,7 @@ __all__ = [
     "edit_effect",
     "fill_template",
     "fired",
+    "grid_map",
     "head_norms",
     "heads",
     "inspect",
@@ -201,10 +216,12 @@ __all__ = [
     "read_input_pairs",
     "read_pairs",
     "readout",
+    "readout_bases",
     "regions",
     "relation",
     "replicate_claims",
     "replicate_conjecture",
+    "replicate_dt_svd",
     "replicate_obprop",
     "replicate_sprint",
     "replicated_lists",
@@ -217,6 +234,7 @@ __all__ = [
     "steer",
     "studies",
     "svd",
+    "timesteps",
     "trace",
     "transformers_runner",
     "virtual_heads",

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Bool, Float, Int, Integer
 else:
 
     class _Unchecked:
@@ -40,10 +40,10 @@ else:
         def __class_getitem__(cls, item: tuple[Any, str]) -> Any:
             return item[0]
 
-    Bool = Float = Int = _Unchecked
+    Bool = Float = Int = Integer = _Unchecked
 
 Vector = Float[np.ndarray, " d"]
 Vectors = Float[np.ndarray, "r d"]
 Matrix = Float[np.ndarray, "n m"]
 
-__all__ = ["Bool", "Float", "Int", "Matrix", "Vector", "Vectors"]
+__all__ = ["Bool", "Float", "Int", "Integer", "Matrix", "Vector", "Vectors"]

@@ -4,7 +4,9 @@ table = covector.rollout("demo-dt", {"late": "L2.mlp.out:0*0"})
 """
 
 import dataclasses
+import hashlib
 import shlex
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from covector.analyses.behaviour import behaviour as behaviour_of
+from covector.analyses.behaviour import every_dyad
 from covector.analyses.rollout import Experiment, Options
 from covector.analyses.rollout_arms import (
     CLEAN,
@@ -31,7 +35,7 @@ from covector.analyses.rollout_runs import Failure, Progress, chunks, run_tasks
 from covector.analyses.rollout_tables import by_arm
 from covector.building import anywhere
 from covector.engine import Engine, engine
-from covector.errors import BadRequest, CovectorError
+from covector.errors import BadRequest, CovectorError, EnvironmentFailed
 from covector.io.agent_file import need_agent
 from covector.io.checkpoint import open_checkpoint
 from covector.io.journal import Journal
@@ -41,6 +45,7 @@ from covector.render import Table
 from covector.run.edit_runs import decoder_of
 from covector.run.environments import Factory, factory_at, packages
 from covector.run.episodes import Episode, Stage, Trajectory, play
+from covector.run.film import Panel, film
 from covector.run.one_thread import one_thread
 from covector.run.replay import matrix_inputs, moments
 from covector.study.agent import Agent
@@ -63,14 +68,18 @@ class Player:
     agent_file: str | None
     env: str | None
     dtype: str
+    device: str = "cpu"
+    # Of the experiment: a worker that outlives one opens everything anew for the next.
+    opening: int = 0
 
     def __call__(self, task: Task) -> list[Episode] | Failure:
         """The episodes of a task, or what went wrong: the other tasks go on."""
-        model, stage = _opened(self)
+        broken: list[EnvironmentFailed] = []
         try:
-            return played(model, stage, task, self.dtype)
+            episodes = played(_model_of(self), _stage_of(self), task, self.dtype, broken)
         except CovectorError as error:
-            return Failure(task, str(error))
+            return Failure(task, str(error), len(task.seeds))
+        return Failure(task, str(broken[0]), len(broken), episodes) if broken else episodes
 
     def agent(self) -> Agent:
         """The agent file, with another environment where one was named. Raises BadAgent."""
@@ -92,9 +101,26 @@ class Player:
 
 
 @lru_cache(maxsize=1)
-def _opened(player: Player) -> tuple[Model, Stage]:
-    agent, model = player.agent(), open_model(player.ref, player.layout)
-    return model, Stage(agent, player.factory())
+def _model_of(player: Player) -> Model:
+    return open_model(player.ref, player.layout).on(player.device)
+
+
+class _Own(threading.local):
+    """The environments of one thread: two threads must not step through the same ones."""
+
+    player: Player | None = None
+    stage: Stage | None = None
+
+
+_OWN = _Own()
+
+
+def _stage_of(player: Player) -> Stage:
+    if _OWN.stage is None or _OWN.player != player:
+        if _OWN.stage is not None:
+            _OWN.stage.close()
+        _OWN.player, _OWN.stage = player, Stage(player.agent(), player.factory())
+    return _OWN.stage
 
 
 def experiment(
@@ -108,6 +134,8 @@ def experiment(
     on: str | Engine = "processes",
     workers: int | None = None,
     out: str | Path | None = None,
+    each: str | None = None,
+    dyads: int = 16,
     tell: Tell | None = None,
     progress: Progress | None = None,
 ) -> Experiment:
@@ -116,6 +144,7 @@ def experiment(
     All arms play the same seeds. `agent`: an ``agent.json`` (default: the one beside the weights). `env`: another
     registered environment, or ``package.module:function`` that makes one. `on`: ``processes``, ``threads`` or
     ``dask://host:port``. `out`: a folder for the journal of episodes; the same request goes on where it stopped.
+    `each`: sites of which the first `dyads` dyads are removed, each an arm of its own (`covector.behaviour`).
     `tell` is given what is about to be played and how long it will take.
 
     Raises BadAgent without statistics or target, EnvironmentFailed, MissingExtra, BadRequest, and what
@@ -125,28 +154,29 @@ def experiment(
     options.check()
     player = Player(
         anywhere(model), str(Path(layout).absolute()) if layout else None,
-        str(Path(agent).absolute()) if agent else None, env, options.dtype,
+        str(Path(agent).absolute()) if agent else None, env, options.dtype, options.device,
+        time.time_ns(),
     )  # fmt: skip
-    opened, stage = _opened(player)
-    found = arms_of(opened, arms or {})
+    opened, stage = _model_of(player), _stage_of(player)
+    found = arms_of(opened, dict(arms or {}) | (every_dyad(opened, each, dyads) if each else {}))
     targets = options.targets or (stage.agent.target,)
+    chosen = engine(on, workers) if isinstance(on, str) else on
+    log = (
+        Journal(_folder(out) / "episodes.jsonl", _request(opened, player, stage.agent, options, found)) if out else None
+    )
     begun = time.perf_counter()
     recorded = _recorded(opened, stage, options, targets[0])
     pace = sum(t.episode.length for t in recorded) / max(time.perf_counter() - begun, 1e-9)
     controls, sizes = _controls(opened, stage.agent, options, found, recorded)
     tasks = _tasks(opened, options, targets, found, controls)
-    chosen = engine(on, workers) if isinstance(on, str) else on
     if tell:
         tell(_announced(tasks, recorded, pace, chosen.workers, found, controls))
-    log = (
-        Journal(_folder(out) / "episodes.jsonl", _request(opened, player, stage.agent, options, found)) if out else None
-    )
     episodes = run_tasks(tasks, chosen, player, log, progress)
     diverged = _diverged(opened, stage.agent, options, found, controls, recorded)
     stage.close()
     typed = f"{opened.words}{_typed(player, agent)}"
     return Experiment(opened, typed, stage.agent, options, targets, found, controls, episodes, diverged, sizes,
-                      packages(stage.agent))  # fmt: skip
+                      packages(stage.agent), recorded)  # fmt: skip
 
 
 def rollout(model: str | Path, arms: Mapping[str, str | Edit] | None = None, **more: Any) -> Table:
@@ -157,11 +187,35 @@ def rollout(model: str | Path, arms: Mapping[str, str | Edit] | None = None, **m
     return by_arm(experiment(model, arms, **more))
 
 
-def _recorded(model: Model, stage: Stage, options: Options, target: float) -> list[Trajectory]:
-    """The first clean episodes with what was seen in them."""
+def behaviour(model: str | Path, sites: str = "L*H*.ov,L*.mlp.out", *, dyads: int = 16, **more: Any) -> Table:
+    """One row per dyad of the sites, removed alone: what its weights say beside what its removal does to the agent.
+
+    Everything as in `experiment`, without controls unless asked; see `covector.analyses.behaviour` for the columns.
+    """
+    options = more.pop("options", None) or Options(episodes=50, controls=0)
+    return behaviour_table(experiment(model, options=options, each=sites, dyads=dyads, **more))
+
+
+def behaviour_table(x: Experiment) -> Table:
+    """The table of `behaviour` for an experiment with `each`."""
+    decoder = decoder_of(x.model, x.options.dtype)
     with one_thread():
-        seeds = options.seeds[:RECORDED]
-        return play(decoder_of(model, options.dtype), stage, seeds, target, keep=True)
+        return behaviour_of(x, decoder, moments(x.agent, x.model.spec, x.recorded, COMPARED))
+
+
+def filmed(x: Experiment, panels: Sequence[Panel], path: Path, env: str | None = None) -> None:
+    """Write a film of recorded episodes; see `covector.run.film.film`. `env` as in `experiment`."""
+    film(x.agent, panels, path, Player("", None, None, env, "").factory())
+
+
+def _recorded(model: Model, stage: Stage, options: Options, target: float) -> list[Trajectory]:
+    """The first clean episodes with what was seen in them; those that break down are the tasks' to report."""
+    with one_thread():
+        seeds, broken = options.seeds[:RECORDED], list[EnvironmentFailed]()
+        found = play(decoder_of(model, options.dtype), stage, seeds, target, keep=True, broken=broken)
+    if not found:
+        raise broken[0]
+    return found
 
 
 def _controls(
@@ -201,7 +255,12 @@ def _announced(
     left = f"about {minutes:.0f} min" if minutes >= 1.5 else f"about {max(60 * minutes, 1):.0f} s"
     words = f"{len(arms)} edit{'s' * (len(arms) != 1)}, clean and sham"
     more = f", {len(controls)} controls" if controls else ""
-    return f"{words}{more}: {count:,} episodes, some {steps:,.0f} steps, {left} with {workers} workers"
+    # Some edits lengthen episodes up to the environment's limit: the clean agent's pace is a lower bound then.
+    longer = ", more if edits lengthen episodes" if arms else ""
+    return (
+        f"{words}{more}: {count:,} episodes, some {steps:,.0f} steps, {left} with {workers} "
+        f"worker{'s' * (workers != 1)}{longer}"
+    )
 
 
 def _typed(player: Player, agent: str | Path | None) -> str:
@@ -224,10 +283,10 @@ def _request(model: Model, player: Player, agent: Agent, options: Options, arms:
     return {
         "model": model.name,
         "tensors": model.origins(*(n for n in names if n in model.stored)),
+        "anatomy": hashlib.sha256(repr(model.spec).encode()).hexdigest()[:16],
         "environment": agent.environment.id if player.env is None else player.env,
-        "kwargs": dict(agent.environment.kwargs),
         "packages": packages(agent),
-        "context": agent.context,
+        **{f"agent's {name}": value for name, value in agent.conduct().items()},
         "arms": {arm.name: str(arm.part.edit) for arm in arms},
         **options.record(),
     }

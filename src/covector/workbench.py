@@ -26,7 +26,7 @@ from covector.model.frames import Frame
 from covector.model.opened import Model
 from covector.model.weights import Weights
 from covector.render import Table
-from covector.study.agent import state_labels
+from covector.study.agent import Agent, state_labels
 
 if TYPE_CHECKING:
     from covector.run.hf_runner import HFRunner
@@ -78,16 +78,18 @@ def _known(checkpoint: Checkpoint, strict: bool) -> Model:
             "leave --strict out if they do not change the function"
         )
     weights = adapt(spec, tensors, checkpoint.tensors, prefixes=family.prefixes, ignored=family.ignored)
-    labels = {"token": checkpoint.vocabulary.labels} if checkpoint.vocabulary else _agent_labels(checkpoint)
+    agent = None if checkpoint.vocabulary else find_agent(checkpoint.name, checkpoint.folder)
+    labels = {"token": checkpoint.vocabulary.labels} if checkpoint.vocabulary else _agent_labels(agent)
     more: dict[str, Any] = {"unknown_keys": list(unknown)} if unknown else {}
+    if agent and agent.untrained:
+        more["untrained"] = list(agent.untrained)
     if family.notes:
         more |= family.notes(weights)
     return _opened(checkpoint, weights, labels, more)
 
 
-def _agent_labels(checkpoint: Checkpoint) -> dict[str, tuple[str, ...]]:
+def _agent_labels(agent: Agent | None) -> dict[str, tuple[str, ...]]:
     """Names of states and actions, where an agent file stands beside the weights or is known by the model's name."""
-    agent = find_agent(checkpoint.name, checkpoint.folder)
     return {} if agent is None else {"state": state_labels(agent), "action": agent.actions}
 
 

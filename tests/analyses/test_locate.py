@@ -379,4 +379,4 @@ def test_files_and_json_hold_every_place_and_column(tmp_path: Path, capsys: pyte
 
 def test_a_number_of_places_below_zero_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["locate", "demo-lm", "token_out", "--top", "-1"]) == 2
-    assert "--top: expected a number of places >= 0, got -1" in capsys.readouterr().err
+    assert "--top: expected a number of rows >= 0, got -1" in capsys.readouterr().err

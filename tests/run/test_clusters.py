@@ -13,7 +13,7 @@ from covector.analyses.steer_setup import halves
 from covector.cli.main import run
 from covector.errors import BadRequest
 from covector.model.opened import Model
-from covector.run.clusters import clusters_of, counted, names_of, pairs_told
+from covector.run.clusters import clusters_of, counted, names_of, no_interval, pairs_told
 from covector.run.prompts import Pair, fill_template, read_pairs
 
 # Clusters by hand: 0–3 go together through Max and Bob, 4 alone, 5 and 6 through Jack (once clean, once corrupt).
@@ -148,6 +148,29 @@ def test_where_all_share_names_what_is_left_out_is_said() -> None:
     assert split.held == f"names ({lost} left out that share a name with training)"
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_where_all_share_names_these_are_parted_so_that_both_sides_keep_some(seed: int) -> None:
+    """Six by six names, all crossed: half and half of either side keep 9 and 9 of 36 pairs at best."""
+    pairs = [told((f"f{i % 6}", f"m{i // 6}"), given=True, i=i) for i in range(36)]
+    split = split_pairs(pairs, seed=seed)
+    known, new = ({name for pair in part for name in pair.names} for part in (split.train, split.test))
+    assert not known & new
+    assert min(len(split.train), len(split.test)) >= 6
+    # Nothing is left out without a reason: what could be on either side is there.
+    assert len(split.train) == sum(set(p.names) <= known for p in pairs)
+    assert len(split.test) == sum(not set(p.names) & known for p in pairs)
+
+
+def test_tables_without_intervals_say_why() -> None:
+    crossed = [told((f"f{i % 2}", f"m{i // 2}"), given=True, i=i) for i in range(4)]
+    assert (
+        no_interval(crossed) == "; 4 pairs, 1 group of names, have no interval: all are linked by names that they share"
+    )
+    assert no_interval(crossed[:1]) == "; one pair has no interval"
+    assert no_interval([crossed[0], crossed[3]]) == ""
+    assert no_interval([crossed[0]] * 2) == "; 2 pairs of 1 name, have no interval: all are the same"
+
+
 def test_filled_entries_that_share_a_name_stay_together(demo: Model) -> None:
     fills = {"NAME": (["Mary", "Mary", "Lisa", "Emma"], ["John", "Mark", "Paul", "Jack"])}
     for seed in range(6):
@@ -172,7 +195,7 @@ def test_the_interval_of_a_patch_is_over_clusters(demo: Model, tmp_path: Path) -
     assert (row["low"], row["high"]) == pytest.approx((mean - error, mean + error), rel=1e-6)
     alone = patch(demo, "' she' - ' he'", pairs[:1])
     assert "places have an effect" not in alone.says
-    assert "nothing was tested: 1 pair of 1 name has no interval" in alone.not_says
+    assert "nothing was tested: one pair has no interval" in alone.not_says
 
 
 def test_the_commands_count_the_same_on_a_file_of_pairs(shared: Path, tmp_path: Path, capsys) -> None:

@@ -16,7 +16,7 @@ from covector.axes import Bool, Float
 from covector.errors import BadRequest
 from covector.model.opened import Model
 from covector.model.overlay import Change
-from covector.run.episodes import Episode
+from covector.run.episodes import Episode, Trajectory
 from covector.study.agent import Agent
 
 
@@ -25,7 +25,8 @@ class Options:
     """How much is played. Episode i has the seed first_seed + i in every arm; controls play the first of them.
 
     `targets`: returns asked for (default: the agent file's target); controls are compared at the first. `seed` draws
-    the controls and the resampling. Models run in `dtype`.
+    the controls and the resampling. Models run in `dtype` on
+    `device`.
     """
 
     episodes: int = 300
@@ -35,6 +36,7 @@ class Options:
     first_seed: int = 0
     seed: int = 0
     dtype: str = "float32"
+    device: str = "cpu"
 
     @property
     def seeds(self) -> range:
@@ -52,12 +54,17 @@ class Options:
             )
         if self.first_seed < 0:
             raise BadRequest(f"--first-seed: expected 0 or more, got {self.first_seed}")
+        if not np.isfinite(self.targets).all():
+            raise BadRequest(f"--target: expected finite numbers, got {list(self.targets)}")
+        if len(set(self.targets)) < len(self.targets):
+            raise BadRequest(f"--target: expected every return once, got {list(self.targets)}")
 
     def record(self) -> dict[str, Any]:
         """For the meta of results, and to tell one request from another."""
         return {
             "episodes": self.episodes, "controls": self.controls, "control_episodes": self.control_episodes,
             "targets": list(self.targets), "first_seed": self.first_seed, "seed": self.seed, "run_dtype": self.dtype,
+            "device": self.device,
         }  # fmt: skip
 
 
@@ -65,7 +72,7 @@ class Options:
 class Experiment:
     """What was played. ``episodes`` by (arm, target, seed); ``diverged`` and ``sizes`` by arm (and control).
 
-    ``typed`` names model and agent as words of a command line.
+    ``typed`` names model and agent as words of a command line; ``recorded`` are clean episodes with what was seen.
     """
 
     model: Model
@@ -79,6 +86,7 @@ class Experiment:
     diverged: Mapping[str, tuple[float, float]]
     sizes: Mapping[str, Mapping[str, float]]
     packages: Mapping[str, str]
+    recorded: Sequence[Trajectory] = ()
 
     def of(self, arm: str, target: float | None = None, count: int | None = None) -> list[Episode]:
         """The episodes of an arm in the order of their seeds; the first `count`."""
@@ -101,6 +109,14 @@ class Experiment:
     def failed(self, arm: str, target: float | None = None) -> Bool[np.ndarray, " n"]:
         """Which ended in failure (the others' time to failure is censored at their length)."""
         return np.array([e.failed_at is not None for e in self.of(arm, target)])
+
+    def times(self, arm: str, target: float | None = None) -> Float[np.ndarray, " n"]:
+        """Times to failure: the length of an episode that failed; the longest of all for one that did not.
+
+        Who reached the goal has no failure before the end of time, however early the goal was.
+        """
+        horizon = max(e.length for e in self.episodes.values())
+        return np.where(self.failed(arm, target), self.lengths(arm, target), float(horizon))
 
     def names(self, arm: str, kind: str) -> list[str]:
         """The controls of an arm of one kind: random changes, or other dyads."""

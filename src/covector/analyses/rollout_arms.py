@@ -5,14 +5,13 @@ Source: theory page F14; `docs/theory/rollouts.md`.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy.special import log_softmax
 
 from covector.analyses.edit_controls import OUTPUT, dyad_changes, effect_sizes, random_changes, sources
 from covector.analyses.edit_setup import Part
-from covector.errors import BadRequest
+from covector.errors import BadRequest, EnvironmentFailed
 from covector.model.opened import Model
 from covector.model.overlay import Change, Update
 from covector.run.decoder import Decoder
@@ -81,18 +80,16 @@ def controls_of(matching: Matching, arms: Sequence[Arm], inputs: Mapping[str, np
     """Controls by name, ``arm/random/7`` and ``arm/dyad/3``: random changes of equal E‖Δoutput‖², and other dyads."""
     found = {}
     for index, arm in enumerate(arms):
-        setup: Any = matching
-        for i, change in enumerate(random_changes(setup, arm.part, inputs, OUTPUT, index)):
+        for i, change in enumerate(random_changes(matching, arm.part, inputs, OUTPUT, index)):
             found[f"{arm.name}/{CONTROL}/{i}"] = change
-        for i, change in enumerate(dyad_changes(setup, arm.part, index)):
+        for i, change in enumerate(dyad_changes(matching, arm.part, index)):
             found[f"{arm.name}/{DYAD}/{i}"] = change
     return found
 
 
 def sizes_of(matching: Matching, arm: Arm, inputs: Mapping[str, np.ndarray]) -> dict[str, float]:
     """√E‖Δoutput‖² of an arm by changed matrix, over the inputs."""
-    setup: Any = matching
-    return effect_sizes(setup, arm.part, inputs)
+    return effect_sizes(matching, arm.part, inputs)
 
 
 def matrices(arms: Sequence[Arm]) -> list[str]:
@@ -100,11 +97,13 @@ def matrices(arms: Sequence[Arm]) -> list[str]:
     return sources([arm.part for arm in arms])
 
 
-def played(model: Model, stage: Stage, task: Task, dtype: str) -> list[Episode]:
-    """The episodes of a task, on one thread, so that its bits do not depend on where it runs."""
+def played(
+    model: Model, stage: Stage, task: Task, dtype: str, broken: list[EnvironmentFailed] | None = None
+) -> list[Episode]:
+    """The episodes of a task, on one thread, so that its bits do not depend on where it runs; `broken` as in `play`."""
     with one_thread():
         decoder = laid_over(decoder_of(model, dtype), task.change)
-        return [t.episode for t in play(decoder, stage, task.seeds, task.target)]
+        return [t.episode for t in play(decoder, stage, task.seeds, task.target, broken=broken)]
 
 
 def divergences(decoder: Decoder, seen: Moments, changes: Mapping[str, Change]) -> dict[str, tuple[float, float]]:
@@ -114,10 +113,11 @@ def divergences(decoder: Decoder, seen: Moments, changes: Mapping[str, Change]) 
     share that moves by more than a tenth of the clean standard deviation, and the mean squared change.
     """
     plain = values(decoder, seen)
-    return {name: _apart(seen.agent, plain, values(laid_over(decoder, c), seen)) for name, c in changes.items()}
+    return {name: apart(seen.agent, plain, values(laid_over(decoder, c), seen)) for name, c in changes.items()}
 
 
-def _apart(agent: Agent, plain: np.ndarray, other: np.ndarray) -> tuple[float, float]:
+def apart(agent: Agent, plain: np.ndarray, other: np.ndarray) -> tuple[float, float]:
+    """Two numbers for how far action outputs [moment, action] lie apart; see `divergences`."""
     if not agent.discrete:
         far = np.abs(other - plain) > 0.1 * plain.std(axis=0)
         return float(far.any(axis=1).mean()), float(np.square(other - plain).mean())

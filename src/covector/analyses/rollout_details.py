@@ -36,6 +36,11 @@ def by_episode(x: Experiment) -> Table:
     return Table(columns, x.meta | {"by": "episode"}, *said_by_episode(x), key=("arm", "asked", "seed"))
 
 
+def _rounded(slope: float) -> float:
+    """A slope without the rounding of equal returns."""
+    return 0.0 if abs(slope) < 1e-12 else slope
+
+
 def _played(x: Experiment, target: float) -> Sequence[str]:
     edits = [arm.name for arm in x.arms]
     return [CLEAN, *([SHAM] if target == x.targets[0] else []), *edits]
@@ -74,9 +79,9 @@ def by_target(x: Experiment) -> Table:
         Column("low", np.array([r[3] for r in rows]), "", 3, "95 % interval (BCa)"),
         Column("high", np.array([r[4] for r in rows]), "", 3, "upper end"),
         Column("success", np.array([r[5] for r in rows]), "", 2, "share of episodes"),
-        Column("slope", np.array([r[6].slope for r in rows]), "", 3, "achieved on asked, over the targets"),
-        Column("slope_low", np.array([r[6].low for r in rows]), "", 3, "95 % interval over episodes"),
-        Column("slope_high", np.array([r[6].high for r in rows]), "", 3, "upper end"),
+        Column("slope", np.array([_rounded(r[6].slope) for r in rows]), "", 3, "achieved on asked, over the targets"),
+        Column("slope_low", np.array([_rounded(r[6].low) for r in rows]), "", 3, "95 % interval over episodes"),
+        Column("slope_high", np.array([_rounded(r[6].high) for r in rows]), "", 3, "upper end"),
         Column("rank", np.array([r[6].rank for r in rows]), "", 2, "Spearman's correlation over the targets"),
         Column("p", np.array([r[6].p for r in rows]), "", 3, "chance of such a slope if asking makes no difference"),
     ]

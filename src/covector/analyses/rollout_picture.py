@@ -11,9 +11,9 @@ from covector.render import Curve, Scatter
 def survival(x: Experiment) -> Curve:
     """Share of episodes that have not failed, step by step (Kaplan–Meier); the band is the clean agent's interval."""
     names = [CLEAN, *(arm.name for arm in x.arms)]
-    last = max(float(x.lengths(name).max()) for name in names)
+    last = max(float(x.times(name).max()) for name in names)
     steps = np.unique(np.round(np.linspace(0, last, 400)))
-    curves = [kaplan_meier(x.lengths(name), x.failed(name)) for name in names]
+    curves = [kaplan_meier(x.times(name), x.failed(name)) for name in names]
     clean = curves[0]
     places = np.searchsorted(clean.time, steps, side="right") - 1
     low, high = (np.where(places >= 0, ends[places.clip(0)], 1.0) if len(ends) else np.ones(len(steps))

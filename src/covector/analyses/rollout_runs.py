@@ -5,10 +5,11 @@ Source: theory page F14.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from covector.analyses.rollout_arms import Task
-from covector.errors import CovectorError
+from covector.engine import Engine
+from covector.errors import EnvironmentFailed
 from covector.run.episodes import Episode
 
 # Episodes of one task: a few batches' worth, so that little is lost when work is interrupted.
@@ -17,6 +18,7 @@ Progress = Callable[[int, int, float, str], None]
 Key = tuple[str, float, int]
 
 
+@runtime_checkable
 class Log(Protocol):
     """Where finished episodes are kept: `covector.io.journal.Journal`."""
 
@@ -27,20 +29,14 @@ class Log(Protocol):
         ...
 
 
-class Engine(Protocol):
-    """What runs tasks; see `covector.engine`."""
-
-    def run(self, function: Any, tasks: Iterable[Any]) -> Iterable[tuple[Any, Any]]:
-        """(task, result) in order of completion."""
-        ...
-
-
 @dataclass(frozen=True)
 class Failure:
-    """A task whose environment broke down: what it said. The others' episodes are kept."""
+    """A task in which something broke down: what was said, how many episodes that cost, and those that ended."""
 
     task: Task
     reason: str
+    count: int
+    episodes: Sequence[Episode] = ()
 
 
 def chunks(arm: str, change: Any, target: float, seeds: Sequence[int]) -> list[Task]:
@@ -57,7 +53,7 @@ def run_tasks(
 ) -> dict[Key, Episode]:
     """Every episode by (arm, target, seed). Tasks whose episodes are all in the log are not run again.
 
-    Raises the first failure after all other tasks are done and kept.
+    Raises EnvironmentFailed, with what the first failure said, after all other episodes are played and kept.
     """
     kept = {_key(line): _episode(line) for line in (log.lines if log else [])}
     waiting = [t for t in tasks if any((t.arm, t.target, s) not in kept for s in t.seeds)]
@@ -69,16 +65,18 @@ def run_tasks(
     for count, (task, found) in enumerate(engine.run(work, waiting), len(tasks) - len(waiting) + 1):
         if isinstance(found, Failure):
             failures.append(found)
-            continue
+        ended = found.episodes if isinstance(found, Failure) else found
         if log:
-            log.add([_line(task.arm, e) for e in found])
-        kept |= {(task.arm, task.target, e.seed): e for e in found}
+            log.add([_line(task.arm, e) for e in ended])
+        kept |= {(task.arm, task.target, e.seed): e for e in ended}
         done += len(task.seeds)
         if progress:
             progress(count, len(tasks), done / total, task.arm)
     if failures:
-        others = f"; {len(failures) - 1} more parts failed" if len(failures) > 1 else ""
-        raise CovectorError(f"arm '{failures[0].task.arm}': {failures[0].reason}{others}")
+        first, count = failures[0], sum(f.count for f in failures)
+        others = f"; {count - 1:,} more episodes broke down" if count > 1 else ""
+        whole = "are kept in the journal" if log else "were played; --out DIR keeps them"
+        raise EnvironmentFailed(f"arm '{first.task.arm}': {first.reason}{others}; {len(kept):,} others {whole}")
     return kept
 
 
@@ -96,5 +94,5 @@ def _line(arm: str, e: Episode) -> dict[str, Any]:
 def _episode(line: Mapping[str, Any]) -> Episode:
     return Episode(
         int(line["seed"]), float(line["target"]), float(line["return"]), int(line["length"]), bool(line["terminated"]),
-        line["success"], tuple(line["actions"]),
+        line["success"], tuple(tuple(a) if isinstance(a, list) else a for a in line["actions"]),
     )  # fmt: skip

@@ -38,8 +38,9 @@ def by_arm(x: Experiment) -> Table:
     rows = [r for target in x.targets for r in _arms(x, target)]
     edits = [r for r in rows if r["kind"] == "edit"]
     for name, of in (("holm", "p"), ("holm_random", "p_random")):
-        adjusted = holm(np.array([r[of] for r in edits])) if edits else []
-        for row, value in zip(edits, adjusted, strict=True):
+        tested = [r for r in edits if of in r]
+        adjusted = holm(np.array([r[of] for r in tested])) if tested else []
+        for row, value in zip(tested, adjusted, strict=True):
             row[name] = float(value)
 
     def column(name: str, unit: str = "", digits: int | None = 3, about: str = "", key: str | None = None) -> Column:
@@ -61,7 +62,7 @@ def by_arm(x: Experiment) -> Table:
         column("p_random", about="rank of the edit among them, low side: (1 + as low) / (1 + controls)"),
         column("p_dyads", about="the same rank among the other dyads of the matrix, same ε"),
         column("spreads", "sd", 1, "from the controls' mean, in sd of their true effects (a model)"),
-        column("holm", about="of p: Holm over the edits"),
+        column("holm", about="of p: Holm over the edits" + (" and targets" if several else "")),
         column("holm_random", about="of p_random: Holm over the edits"),
         column("low", about="95 % interval of the return (BCa)"),
         column("high", about="upper end"),
@@ -109,7 +110,7 @@ def _row(x: Experiment, arm: str, target: float, edit: str, kind: str) -> dict[s
 def _against_clean(x: Experiment, arm: str, target: float) -> dict[str, float]:
     changes = x.returns(arm, target) - x.returns(CLEAN, target)
     paired = paired_difference(changes, seed=x.options.seed)
-    times = [(x.lengths(a, target), x.failed(a, target)) for a in (CLEAN, arm)]
+    times = [(x.times(a, target), x.failed(a, target)) for a in (CLEAN, arm)]
     rank, _ = paired_log_rank(*times, seed=x.options.seed)
     row = {
         "change": float(paired.mean), "change_low": float(paired.low), "change_high": float(paired.high),

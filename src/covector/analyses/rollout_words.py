@@ -3,10 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from covector.analyses.rollout import Experiment
+from covector.analyses.rollout import Experiment, Options
 from covector.linalg.trials.calibration import Calibration
 
 Words = tuple[str, str, str, str]
+# With fewer controls no rank reaches .05.
+FEWEST = 19
 
 
 def _title(x: Experiment, more: str) -> str:
@@ -28,6 +30,8 @@ def said_by_arm(x: Experiment, rows: Sequence[Mapping[str, Any]]) -> Words:
         f"Episodes of {x.agent.environment.id} under {versions}; other versions may return otherwise. A random change "
         "of equal output is matched at the edited matrix on clean episodes, not on what later steps make of it."
     )
+    if not x.controls:
+        no = f"Episodes of {x.agent.environment.id} under {versions}; without controls, not what a random edit does."
     if not edits:
         no = f"Episodes of {x.agent.environment.id} under {versions}; nothing was edited, so nothing is said of causes."
     return _title(x, f"{x.options.episodes} episodes per arm"), text, no, _next(x)
@@ -39,17 +43,32 @@ def _of_edit(x: Experiment, row: Mapping[str, Any]) -> str:
     worse = row.get("worse")
     if worse is None:
         return moved + "."
+    count = len(x.names(row["arm"], "random"))
     verb = "less than" if row["p_random"] > 0.5 else "as much as" if row["p_random"] > 0.05 else "more than"
-    share = f"{worse:.0%} of {len(x.names(row['arm'], 'random'))} random changes of equal output lower it as much"
+    share = f"{worse:.0%} of {count} random changes of equal output lower it as much"
+    if count < FEWEST and worse < 0.5:
+        return f"{moved}; {share}: too few to tell (rank p {row['p_random']:.2g}; --controls {FEWEST} or more)."
     return f"{moved}; {share}, so it harms {verb} chance edits do (rank p {row['p_random']:.2g})."
 
 
 def _next(x: Experiment) -> str:
-    base = f"covector rollout {x.typed}"
+    base = f"covector rollout {x.typed}{_played(x)}"
     if not x.arms:
         return f"{base} --arm cut='L{x.model.spec.n_layers - 1}.mlp.out:0*0'"
     arms = " ".join(f"--arm {arm.name}={_quoted(str(arm.part.edit))}" for arm in x.arms)
     return f"{base} {arms} --by control"
+
+
+def _played(x: Experiment) -> str:
+    """What was asked for besides the defaults, so that the next command plays, or goes on with, the same episodes."""
+    usual, own = Options(), x.options
+    numbers = (("--episodes", own.episodes, usual.episodes), ("--first-seed", own.first_seed, usual.first_seed))
+    if x.arms:
+        numbers += (("--controls", own.controls, usual.controls),)
+    if x.controls:
+        numbers += (("--control-episodes", own.control_episodes, usual.control_episodes),)
+    found = "".join(f" {option} {value}" for option, value, default in numbers if value != default)
+    return found + (f" --target={','.join(f'{t:g}' for t in own.targets)}" if own.targets else "")
 
 
 def _quoted(text: str) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,7 +16,12 @@ ON_SCREEN = ("site", "side", "gain", "gain_level", "z", "familywise", "first", "
 
 def locate(
     model: ModelRef,
-    basis: Annotated[str, typer.Argument(help="token_out, token_in, action_out, position_in, …; variants :centred …")],
+    basis: Annotated[
+        str,
+        typer.Argument(
+            help="token_out, action_out, state_in, …; variants :centred; with --by dyads several, with commas."
+        ),
+    ],
     concept: Annotated[
         list[str] | None,
         typer.Option("--concept", help="Only this label of the basis (repeatable): --concept ' she' --concept ' he'."),
@@ -28,8 +34,32 @@ def locate(
         str, typer.Option("--sites", help="Where to look: 'L2-3H*.ov,L*.mlp.out'; * for every head and MLP.")
     ] = "*",
     side: Annotated[str, typer.Option("--side", help="both, read (with queries and keys) or write.")] = "both",
-    top: Annotated[int, typer.Option("--top", help="Places on the screen; 0 for all. Files hold them all.")] = 15,
-    draws: Annotated[int, typer.Option("--draws", help="Random rotations, and bootstrap samples.")] = 1000,
+    by: Annotated[
+        str,
+        typer.Option("--by", help="places; dyads: every dyad × label; contrasts: what a softmax sees of every dyad."),
+    ] = "places",
+    dyads: Annotated[int, typer.Option("--dyads", help="With --by: how many dyads of every place.")] = 8,
+    contrast: Annotated[
+        list[str] | None,
+        typer.Option("--contrast", help="With --by contrasts: one more, 'left + right - forward' (repeatable)."),
+    ] = None,
+    grid: Annotated[
+        str | None,
+        typer.Option("--map", help="What is read of a grid: by a dyad L0.mlp.in:0, a feature's file, a task (--path)."),
+    ] = None,
+    path: Annotated[
+        str | None, typer.Option("--path", help="With --map 'forward - left': where it is taken, 'L0H1>out'.")
+    ] = None,
+    curve: Annotated[
+        list[str] | None,
+        typer.Option("--curve", help="A dyad along the timesteps: L0H0.qk:0.key (repeatable); or components of them."),
+    ] = None,
+    top: Annotated[int, typer.Option("--top", help="Rows on the screen; 0 for all. Files hold them all.")] = 15,
+    draws: Annotated[int, typer.Option("--draws", help="Random rotations, directions, bootstrap samples.")] = 1000,
+    agent: Annotated[
+        Path | None,
+        typer.Option("--agent", metavar="FILE", help="Its agent.json (default: beside the weights)."),
+    ] = None,
     frame: FrameName = "raw",
     layout: Layout = None,
     seed: Seed = 0,
@@ -46,6 +76,7 @@ def locate(
     Every place is compared with random rotations of the same directions; the familywise p counts that all were tried.
     """
     from covector.analyses.locate import locate as locate_in
+    from covector.cli.locate_agent import Asked, looked
     from covector.cli.opening import opened as open_model
     from covector.cli.output import emit, write
     from covector.cli.run_options import check_run_options
@@ -54,24 +85,49 @@ def locate(
     start = time.perf_counter()
     check_run_options(device, dtype)
     if top < 0:
-        raise BadRequest(f"--top: expected a number of places >= 0, got {top}; 0 shows all")
-    opened = open_model(model, layout, frame=frame, strict=strict)
-    table = locate_in(
-        opened,
-        basis,
-        side=side,
-        sites=sites,
-        concept=tuple(concept or ()),
-        without=tuple(without or ()),
-        draws=draws,
-        seed=seed,
+        raise BadRequest(f"--top: expected a number of rows >= 0, got {top}; 0 shows all")
+    concepts, left = tuple(concept or ()), tuple(without or ())
+    asked = Asked(
+        by, sites, side, dyads, tuple(contrast or ()), grid, path, tuple(curve or ()), concepts, left, draws, seed
     )
+    kind = asked.kind
+    opened = open_model(model, layout, frame=frame, strict=strict)
+    if agent is not None:
+        opened = _as_agent(opened, agent)
+    if kind == "places":
+        found = locate_in(opened, basis, side=side, sites=sites, concept=concepts, without=left, draws=draws, seed=seed)
+        on_screen, unit = ON_SCREEN, "strongest"
+    else:
+        (found, on_screen), unit = looked(opened, basis, asked), "first"
     seconds = time.perf_counter() - start
-    write(table, out=out, plot=plot)
-    shown = table
+    write(found, out=out, plot=plot)
+    shown = found
     if not json:
-        last = min(top or len(table), len(table))
-        more = f" · strongest {last}" if last < len(table) else ""
-        columns = tuple(c for c in table.columns if c.name in ON_SCREEN)
-        shown = dataclasses.replace(table, columns=columns, title=table.title + more).head(last)
+        last = min(top or len(found), len(found))
+        more = f" · {unit} {last}" if last < len(found) else ""
+        columns = tuple(c for c in found.columns if c.name in on_screen)
+        columns = tuple(c for c in columns if not _empty(c.name, c.values))
+        key = tuple(name for name in found.key if name in {c.name for c in columns})
+        shown = dataclasses.replace(found, columns=columns, key=key, title=found.title + more).head(last)
     emit(shown, as_json=json, out=None, plot=None, quiet=quiet, seconds=seconds)
+
+
+def _empty(name: str, values) -> bool:
+    """Whether a column says nothing here: no label untrained, one basis only, nothing that is written."""
+    if name == "untrained":
+        return not any(values)
+    if name == "basis":
+        return len(set(values)) == 1
+    return name == "direct" and all(v != v for v in values)
+
+
+def _as_agent(opened, path: Path):
+    """The model with the names, and the untrained heads, of an agent file."""
+    from covector.io.agent_file import read_agent
+    from covector.study.agent import state_labels
+
+    found = read_agent(path)
+    given = {"state": state_labels(found), "action": found.actions}
+    labels = {name: names for name, names in given.items() if names and name not in opened.labels}
+    untrained = {"untrained": list(found.untrained)} if found.untrained else {}
+    return dataclasses.replace(opened, labels={**opened.labels, **labels}, identity={**opened.identity, **untrained})

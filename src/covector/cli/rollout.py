@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from covector.cli.options import Json, Layout, ModelRef, Out, Plot, Quiet, Seed
+from covector.cli.options import Json, Layout, ModelRef, Out, Plot, Quiet, RunDevice, Seed
 
-BY = ("arm", "control", "episode", "target")
+BY = ("arm", "control", "episode", "target", "dyad")
 Arms = Annotated[
     list[str] | None,
     typer.Option("--arm", help="An edit to try: 'L2.mlp.out:0*0', or NAME='L2.mlp.out:0*0' (repeatable)."),
@@ -28,7 +28,9 @@ def rollout(
     arm: Arms = None,
     agent: AgentFile = None,
     env: EnvName = None,
-    episodes: Annotated[int, typer.Option("--episodes", help="Episodes of every arm, the same seeds in each.")] = 300,
+    episodes: Annotated[
+        int | None, typer.Option("--episodes", help="Episodes of every arm, the same seeds in each (300; --each: 50).")
+    ] = None,
     controls: Annotated[
         int, typer.Option("--controls", help="Random changes of equal output per arm; 0 for none.")
     ] = 100,
@@ -41,11 +43,26 @@ def rollout(
     first_seed: Annotated[
         int, typer.Option("--first-seed", help="Seed of the first episode; the others count up.")
     ] = 0,
-    by: Annotated[str, typer.Option("--by", help="What a row is: arm, control, episode, target.")] = "arm",
+    each: Annotated[
+        str | None,
+        typer.Option("--each", help="Remove the dyads of these sites one by one: 'L*H*.ov,L*.mlp.out'; a row each."),
+    ] = None,
+    dyads: Annotated[int, typer.Option("--dyads", help="With --each: the first so many dyads of each site.")] = 16,
+    by: Annotated[
+        str | None, typer.Option("--by", help="What a row is: arm, control, episode, target; with --each dyad.")
+    ] = None,
     workers: Annotated[int | None, typer.Option("--workers", help="Processes (default: one per core).")] = None,
     engine: Annotated[str, typer.Option("--engine", help="processes, threads, or dask://host:port.")] = "processes",
     top: Annotated[int, typer.Option("--top", help="Rows on the screen; 0 for all. Files hold them all.")] = 40,
     dtype: Annotated[str, typer.Option("--dtype", help="Precision of the runs: float32 or float64.")] = "float32",
+    record: Annotated[
+        Path | None,
+        typer.Option("--record", metavar="FILE", help="A film of one seed: clean | edits | a control; .gif or .mp4."),
+    ] = None,
+    record_seed: Annotated[
+        int | None, typer.Option("--record-seed", help="Its seed (default: the first on which the edit fails).")
+    ] = None,
+    device: RunDevice = "cpu",
     layout: Layout = None,
     seed: Seed = 0,
     json: Json = False,
@@ -61,33 +78,62 @@ def rollout(
     from covector.cli.progress import Progress
     from covector.errors import BadRequest
 
+    by = by or ("dyad" if each else "arm")
+    count = episodes if episodes is not None else 50 if each else 300
+    if (by == "dyad") != bool(each):
+        raise BadRequest("--by dyad: expected --each SITES with it, and no other --by with --each")
+    if each and arm:
+        raise BadRequest("expected --arm or --each, got both; --each removes dyads one at a time")
     if by not in BY:
         raise BadRequest(f"--by: expected {', '.join(BY)}, got '{by}'")
+    if record is not None and record.suffix.lower() not in (".gif", ".mp4"):
+        raise BadRequest(f"--record: expected a file that ends in .gif or .mp4, got '{record.name}'")
     if by == "episode":
         refuse_plot(plot, "rollout --by episode")
-    named = named_arms(arm or [])
+    if top < 0:
+        raise BadRequest(f"--top: expected 0 (all) or more rows, got {top}")
+    named, asked = named_arms(arm or []), _numbers(target)
+    if by == "control" and not (named and controls):
+        raise BadRequest("--by control: expected an --arm and --controls above 0, whose rows these are")
+    if by == "target" and len(asked) < 2:
+        raise BadRequest(f"--by target: expected several returns asked for, got {len(asked)}; give --target 1,0.5,0")
     from covector.analyses.rollout import Options
     from covector.analyses.rollout_details import by_episode, by_target
     from covector.analyses.rollout_tables import by_arm, by_control
     from covector.rollouts import experiment
 
-    options = Options(episodes, controls if named else 0, min(control_episodes, episodes), _numbers(target), first_seed,
-                      seed, dtype)  # fmt: skip
+    options = Options(count, controls if named else 0, min(control_episodes, count), asked, first_seed,
+                      seed, dtype, device)  # fmt: skip
     bar = Progress(quiet)
     try:
         found = experiment(
             model, named, agent=agent, env=env, layout=layout, options=options, on=engine, workers=workers, out=out,
-            progress=bar, tell=None if quiet else lambda text: print(text, file=sys.stderr, flush=True),
+            each=each, dyads=dyads, progress=bar, tell=None if quiet else _say,
         )  # fmt: skip
     except KeyboardInterrupt:
         bar.close()
-        kept = f"; the same command goes on from {out}/episodes.jsonl" if out else "; with --out DIR they are kept"
-        print(f"interrupted: episodes played so far{kept if out else ' are lost' + kept}", file=sys.stderr)
+        kept = f"kept, the same command goes on from {out}/episodes.jsonl" if out else "lost; --out DIR keeps them"
+        print(f"interrupted; finished parts are {kept}", file=sys.stderr)
         raise typer.Exit(130) from None
     finally:
         bar.close()
-    table = {"arm": by_arm, "control": by_control, "episode": by_episode, "target": by_target}[by](found)
+    if by == "dyad":
+        from covector.rollouts import behaviour_table
+
+        table = behaviour_table(found)
+    else:
+        table = {"arm": by_arm, "control": by_control, "episode": by_episode, "target": by_target}[by](found)
+    if record is not None:
+        from covector.analyses.rollout_film import panels
+        from covector.rollouts import filmed
+
+        filmed(found, panels(found, record_seed), record, env=env)
+        _say(f"written: {record}")
     emit(table, as_json=json, out=out, plot=plot, quiet=quiet, top=top or None)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def named_arms(given: list[str]) -> dict[str, str]:

@@ -1,11 +1,13 @@
 """`covector svd`: what a place reads and writes, dyad by dyad, with chance beside each score."""
 
+import dataclasses
 import time
 from typing import Annotated
 
 import typer
 
 from covector.cli.options import Device, Dtype, FrameName, Json, Layout, ModelRef, Out, Plot, Quiet, Seed, Strict
+from covector.errors import BadRequest
 
 
 def svd(
@@ -16,7 +18,11 @@ def svd(
     rank: Annotated[int, typer.Option("--rank", help="How many dyads, largest gain first.")] = 10,
     k: Annotated[int, typer.Option("-k", help="Labels per side and pole.")] = 15,
     basis: Annotated[
-        str, typer.Option("--basis", help="token_in, token_out, action_out, …; READ,WRITE for two; variants :pinv …")
+        str,
+        typer.Option(
+            "--basis",
+            help="token_out, action_out, …; READ,WRITE for two; of three or more each; variants :pinv …",
+        ),
     ] = "auto",
     score: Annotated[
         str, typer.Option("--score", help="Order of the lists: cosine (the same as ζ) or raw.")
@@ -58,21 +64,21 @@ def svd(
     from covector.cli.grid import show_grid
     from covector.cli.output import emit, write
 
-    table = readout(
-        opened,
-        site,
-        rank=rank,
-        k=k,
-        basis=basis,
-        score=score,
-        without=tuple(without or ()),
-        tokens=tuple(token or ()),
-        exact=exact,
-        draws=draws,
-        seed=seed,
-    )
+    options = {"score": score, "without": tuple(without or ()), "exact": exact, "draws": draws, "seed": seed}
+    if basis.count(",") > 1:
+        from covector.analyses.readout_bases import readout_bases
+
+        if token:
+            raise BadRequest("--token goes with one basis or READ,WRITE, several were given; leave --token out")
+        table = readout_bases(opened, site, basis, rank=rank, k=k, **options)
+    else:
+        table = readout(opened, site, rank=rank, k=k, basis=basis, tokens=tuple(token or ()), **options)
     seconds = time.perf_counter() - start
-    if grid and not json:
+    if basis.count(",") > 1 and not json and not grid:
+        write(table, out=out, plot=plot)
+        kept = tuple(c for c in table.columns if c.name not in ("zeta", "means"))
+        emit(dataclasses.replace(table, columns=kept), as_json=False, out=None, plot=None, quiet=quiet, seconds=seconds)
+    elif grid and not json:
         show_grid(table, seconds)
         write(table, out=out, plot=plot)
     else:

@@ -125,10 +125,14 @@ def _padding(top: "_Keys") -> Padding:
         return Padding()
     inner = top.inner("padding")
     inner.used.update(inner.values)
+    found: dict[str, float | str] = {}
     for key, fill in inner.values.items():
-        if fill != "target" and (not isinstance(fill, int | float) or isinstance(fill, bool)):
-            raise BadAgent(f'{top.where}: padding.{key}: expected a number or "target", got {fill!r}')
-    return Padding(False, inner.values)
+        asked = fill == "target" and key == "return"
+        if not asked and not _is_number(fill):
+            target = ' or "target"' if key == "return" else ""
+            raise BadAgent(f"{top.where}: padding.{key}: expected a number{target}, got {fill!r}")
+        found[key] = fill if asked else float(fill)
+    return Padding(False, found)
 
 
 def _success(top: "_Keys") -> Success | None:

@@ -4,6 +4,7 @@ The first line is the request; work is continued only for the same one. A last l
 """
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ class Journal:
         whole, cut = lines[:-1], lines[-1]
         try:
             found = [json.loads(line) for line in whole]
-            before = found[0]["request"]
+            before = dict(found[0]["request"])
         except (ValueError, KeyError, IndexError, TypeError) as error:
             raise BadRequest(
                 f"{self.path}: expected a journal of roll-outs, it is none ({error}); choose another folder"
@@ -50,6 +51,7 @@ class Journal:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(text)
             file.flush()
+            os.fsync(file.fileno())
 
 
 def _short(value: Any) -> str:

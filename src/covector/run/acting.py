@@ -38,8 +38,15 @@ class Context:
         self.agent, self.spec, self.steps = agent, spec, np.zeros(slots, dtype=np.int64)
         self.interleaved = assembly.mode == "interleaved"
         self.names = [i.name for i in assembly.inputs]
+        # Whether the last timestep stops before its action, which is what is asked for.
+        self.unknown = self.interleaved and "action" in self.names and agent.given == "same step"
         self.time = assembly.time.name if assembly.time else None
         width, fill = agent.context, agent.padding.fill
+        known = {*self.names, "timestep", *([self.time] if self.time else [])}
+        for name in fill:
+            if name not in known:
+                raise BadAgent(f"{agent.where}: padding: expected {', '.join(sorted(known))}, got '{name}'; rename it")
+        self._check(agent, spec)
         self.most = agent.most_time if agent.most_time is not None else assembly.time.n - 1 if assembly.time else 0
         action = spec.input("action")
         vector = not agent.discrete
@@ -52,6 +59,19 @@ class Context:
         self.filled_return = fill.get("return", 0.0)
         if action is not None and vector and action.n != out.n:
             raise BadAgent(f"expected as many numbers of an action in as out, got {action.n} and {out.n}")
+
+    def _check(self, agent: Agent, spec: ModelSpec) -> None:
+        tokens = agent.context * (len(self.names) if self.interleaved else 1)
+        if spec.assembly.positions == "learned" and tokens - self.unknown > spec.n_ctx:
+            raise BadAgent(
+                f"{agent.where}: context: expected timesteps that fit the model's {spec.n_ctx} positions, got "
+                f"{agent.context} of {tokens // agent.context} tokens"
+            )
+        time = spec.assembly.time
+        if time is not None and agent.most_time is not None and agent.most_time >= time.n:
+            raise BadAgent(
+                f"{agent.where}: timestep.most: expected a row of the time table, 0–{time.n - 1}, got {agent.most_time}"
+            )
 
     def begin(self, slot: int, state: Float[np.ndarray, " state"], target: float) -> None:
         """An episode's first timestep in one row; what the row held before is gone."""
@@ -91,12 +111,12 @@ class Context:
         inputs = {}
         for name in (*self.names, *([self.time] if self.time else [])):
             value = held[name][rows, first:]
-            if name == "action" and self.interleaved and self.agent.given == "same step":
+            if name == "action" and self.unknown:
                 value = value[:, :-1]
             if value.shape[1]:
                 inputs[name] = torch.from_numpy(value)
         steps = width - first
-        length = steps * len(self.names) - 1 if self.interleaved and self.agent.given == "same step" else steps
+        length = steps * len(self.names) - self.unknown if self.interleaved else steps
         last = np.full(len(rows), self._state_at(length))
         mask = positions = None
         if self.agent.padding.masked and (known < steps).any():

@@ -71,6 +71,16 @@ def pairs_told(pairs: Sequence[Pair]) -> str:
     return f"{len(pairs)} pair{'s' * (len(pairs) != 1)}{between}{counted(pairs)}"
 
 
+def no_interval(pairs: Sequence[Pair]) -> str:
+    """A clause that says why there is no interval, where all pairs are one piece of evidence; empty where not."""
+    if len(set(clusters_of(pairs))) > 1:
+        return ""
+    if len(pairs) == 1:
+        return "; one pair has no interval"
+    why = "are linked by names that they share" if what_counts(pairs) == "groups of names" else "are the same"
+    return f"; {pairs_told(pairs)}, have no interval: all {why}"
+
+
 def what_counts(pairs: Sequence[Pair]) -> str:
     """What clusters are made of: ``names``, ``groups of names`` where pairs share some of theirs, or ``texts``."""
     if not any(side for pair in pairs for side in names_of(pair)):

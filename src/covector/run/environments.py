@@ -7,6 +7,9 @@ planes, the order of axes, normalisation) is the agent file's to say and done he
 
 import difflib
 import importlib
+import math
+import threading
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -14,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from covector.axes import Float, Int
+from covector.axes import Float, Int, Integer
 from covector.errors import BadAgent, EnvironmentFailed, MissingExtra
 from covector.model.spec import ModelSpec
 from covector.study.agent import COLOURS, DOORS, OBJECTS, Agent
@@ -24,6 +27,8 @@ Factory = Callable[[], Any]
 MOST_STARTS = 1000
 # Packages that register their environments when they are imported, by the beginning of their ids.
 _PACKAGES = {"MiniGrid-": "minigrid", "BabyAI-": "minigrid"}
+# Filters of warnings belong to the process, threads make environments one after the other.
+_QUIET = threading.Lock()
 _EXTRA = "pip install 'covector[agents]'"
 
 
@@ -49,9 +54,13 @@ class World:
             f"{MOST_STARTS} did not (seed {seed}); see 'start' in {self.agent.where or 'the agent file'}"
         )
 
-    def step(self, action: Int[np.ndarray, ""] | Float[np.ndarray, " action"]) -> tuple[np.ndarray, float, bool, bool]:
-        """(observation, reward, terminated, truncated)."""
+    def step(
+        self, action: int | Int[np.ndarray, ""] | Float[np.ndarray, " action"]
+    ) -> tuple[np.ndarray, float, bool, bool]:
+        """(observation, reward, terminated, truncated). Raises ArithmeticError for a reward that is not finite."""
         observed, reward, terminated, truncated, _ = self.env.step(int(action) if self.agent.discrete else action)
+        if not math.isfinite(reward):
+            raise ArithmeticError(f"expected a finite reward, got {reward}")
         return self._seen(observed), float(reward), bool(terminated), bool(truncated)
 
     def picture(self) -> Any:
@@ -93,7 +102,11 @@ def make(agent: Agent, factory: Factory | None = None, *, draws: bool = False) -
     if draws:
         kwargs["render_mode"] = "rgb_array"
     try:
-        return World(gymnasium.make(name, disable_env_checker=True, **kwargs), agent)
+        with _QUIET, warnings.catch_warnings():
+            # Which version is played is recorded; an older one is often the one that an agent was trained in.
+            warnings.filterwarnings("ignore", message=".*is out of date", category=UserWarning)
+            warnings.filterwarnings("ignore", message=".*is out of date", category=DeprecationWarning)
+            return World(gymnasium.make(name, disable_env_checker=True, **kwargs), agent)
     except gymnasium.error.DependencyNotInstalled as error:
         raise MissingExtra(f"{name}: expected its package, it is missing ({error}); {_EXTRA}") from error
     except (gymnasium.error.Error, ModuleNotFoundError) as error:
@@ -136,17 +149,21 @@ def factory_at(text: str) -> Factory:
     return found
 
 
+def check_state(agent: Agent, spec: ModelSpec, seen: int) -> None:
+    """Raises BadAgent where an environment gives states of `seen` numbers and the model reads another number."""
+    state = spec.input("state")
+    if state is None or seen != state.n:
+        raise BadAgent(
+            f"{agent.environment.id}: expected states of {state.n if state else 0} numbers, which the model reads, the "
+            f"environment gives {seen}; check environment.id, observation.encoding and observation.key"
+        )
+
+
 def check_fit(agent: Agent, spec: ModelSpec, world: World) -> None:
-    """Raises BadAgent where the sizes of states and actions of model, agent file and environment disagree."""
+    """Raises BadAgent where the sizes of model, agent file and environment disagree, as far as nothing has begun."""
     state, out = spec.input("state"), spec.output("action")
     if state is None or out is None:
         raise BadAgent(f"expected a model with a state input and an action output, {spec.family} has none; see inspect")
-    seen = encoded(agent, world.begin(0)[None]).shape[1]
-    if seen != state.n:
-        raise BadAgent(
-            f"{agent.environment.id}: expected states of {state.n} numbers, which the model reads, the environment "
-            f"gives {seen}; check environment.id, observation.encoding and observation.key"
-        )
     if agent.mean is not None and len(agent.mean) != state.n:
         raise BadAgent(
             f"{agent.where}: expected {state.n} state means, which the model reads, got {len(agent.mean)}; these are "
@@ -177,7 +194,7 @@ def encoded(agent: Agent, observed: np.ndarray) -> Float[np.ndarray, "batch stat
     return ((flat - agent.mean) / agent.std).astype(np.float32)
 
 
-def one_hot(images: Int[np.ndarray, "batch x y three"]) -> Float[np.ndarray, "batch x y channel"]:
+def one_hot(images: Integer[np.ndarray, "batch x y three"]) -> Float[np.ndarray, "batch x y channel"]:
     """MiniGrid's images [batch, x, y, 3] as 20 planes: 11 objects, 6 colours, 3 door states.
 
     The same as minigrid's OneHotPartialObsWrapper. Raises EnvironmentFailed for images of another kind.
@@ -202,10 +219,23 @@ def _order(axes: str, ndim: int) -> Sequence[int]:
 def packages(agent: Agent) -> dict[str, str]:
     """Versions of what the environment stands on: returns are comparable between equal ones only."""
     found = {}
-    for name in ("gymnasium", "minigrid", "mujoco"):
+    for name in ("gymnasium", *_stands_on(agent.environment.id)):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
-    used = {"minigrid": agent.environment.id.startswith(tuple(_PACKAGES))}
-    return {name: number for name, number in found.items() if used.get(name, True)}
+    return found
+
+
+def _stands_on(name: str) -> tuple[str, ...]:
+    """Packages besides gymnasium; of an environment that nothing registered all that may be."""
+    try:
+        registered = _gymnasium(name).registry.get(name)
+    except MissingExtra:
+        return ()
+    if registered is None:
+        return ("minigrid", "mujoco")
+    module = str(registered.entry_point).partition(":")[0]
+    if module.startswith("gymnasium."):
+        return ("mujoco",) if module.startswith("gymnasium.envs.mujoco") else ()
+    return (module.partition(".")[0],)

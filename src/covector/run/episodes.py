@@ -4,6 +4,7 @@ A batch keeps its slots full: where an episode ends the next seed begins. Which 
 order, depends on the seeds alone, so that the same request gives the same bits whoever runs it.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import torch
 from covector.errors import CovectorError, EnvironmentFailed
 from covector.run.acting import Context, action_values, chosen
 from covector.run.decoder import Decoder
-from covector.run.environments import Factory, World, check_fit, encoded, make
+from covector.run.environments import Factory, World, check_fit, check_state, encoded, make
 from covector.study.agent import Agent
 
 SLOTS = 32
@@ -68,6 +69,12 @@ class Stage:
             self.worlds.append(make(self.agent, self.factory))
         return self.worlds[slot]
 
+    def renew(self, slot: int) -> None:
+        """Make the environment of a slot anew: what state a broken one is in nobody knows."""
+        with contextlib.suppress(Exception):
+            self.worlds[slot].env.close()
+        self.worlds[slot] = make(self.agent, self.factory)
+
     def close(self) -> None:
         """Give back what the environments hold."""
         for world in self.worlds:
@@ -83,26 +90,32 @@ def play(
     *,
     keep: bool = False,
     tick: Callable[[int], None] | None = None,
+    broken: list[EnvironmentFailed] | None = None,
 ) -> list[Trajectory]:
     """One episode per seed, in the order of the seeds; states and rewards only with `keep`. `tick(episodes done)`.
 
-    Raises EnvironmentFailed, naming the seed, when an environment breaks down; BadAgent where it does not fit.
+    Raises EnvironmentFailed, naming the seed, when an environment breaks down; with a list `broken` that error is added
+    to it instead, the episode is left out and the others go on. Raises BadAgent where the environment does not fit.
     """
     check_fit(stage.agent, decoder.spec, stage.world(0))
-    batch = _Batch(decoder, stage, list(seeds), target, keep)
+    batch = _Batch(decoder, stage, list(seeds), target, keep, broken)
     with torch.inference_mode():
         while batch.live:
             ended = batch.advance()
             if tick is not None and ended:
                 tick(len(batch.done))
-    return [batch.done[i] for i in range(len(seeds))]
+    return [batch.done[i] for i in sorted(batch.done)]
 
 
 class _Batch:
     """The slots of a batch and the episodes that run in them."""
 
-    def __init__(self, decoder: Decoder, stage: Stage, seeds: list[int], target: float, keep: bool) -> None:
+    def __init__(
+        self, decoder: Decoder, stage: Stage, seeds: list[int], target: float, keep: bool,
+        broken: list[EnvironmentFailed] | None,
+    ) -> None:  # fmt: skip
         self.decoder, self.stage, self.seeds, self.target, self.keep = decoder, stage, seeds, target, keep
+        self.broken = broken
         self.agent = stage.agent
         self.slots = min(stage.slots, len(seeds))
         self.context = Context(stage.agent, decoder.spec, self.slots)
@@ -123,21 +136,32 @@ class _Batch:
         return [s for s, i in enumerate(self.of) if i is not None]
 
     def _begin(self, slot: int) -> None:
-        self.of[slot] = i = self.waiting.pop() if self.waiting else None
-        if i is None:
-            return
-        first = self._guarded(slot, lambda world: world.begin(self.seeds[i]))
+        first = None
+        while first is None:
+            self.of[slot] = i = self.waiting.pop() if self.waiting else None
+            if i is None:
+                return
+            self.totals[slot], self.lengths[slot] = 0.0, 0
+            first = self._guarded(slot, lambda world, i=i: world.begin(self.seeds[i]))
         state = encoded(self.agent, first[None])[0]
+        check_state(self.agent, self.decoder.spec, len(state))
         self.context.begin(slot, state, self.target)
-        self.totals[slot], self.lengths[slot] = 0.0, 0
         self.actions[slot], self.seen[slot], self.rewards[slot] = [], [state] if self.keep else [], []
 
     def advance(self) -> int:
         """One step of every live episode; how many ended."""
         rows = np.array(self.live)
-        values = action_values(self.decoder, self.context.sight(rows)).numpy(force=True)
+        values = action_values(self.decoder, self.context.sight(rows)).cpu().numpy()
         taken = chosen(self.agent, values)
-        came = [self._guarded(s, lambda world, a=a: world.step(a)) for s, a in zip(rows, taken, strict=True)]
+        acts = taken.tolist() if self.agent.discrete else list(taken)
+        came = [self._guarded(s, lambda world, a=a: world.step(a)) for s, a in zip(rows.tolist(), acts, strict=True)]
+        whole = [j for j, c in enumerate(came) if c is not None]
+        if len(whole) < len(rows):
+            for slot in np.delete(rows, whole).tolist():
+                self._begin(slot)
+            rows, taken, came = rows[whole], taken[whole], [came[j] for j in whole]
+            if not whole:
+                return 0
         states = encoded(self.agent, np.stack([c[0] for c in came]))
         rewards = np.array([c[1] for c in came])
         self.totals[rows] += rewards
@@ -175,10 +199,15 @@ class _Batch:
         except Exception as error:
             i = self.of[slot]
             seed = self.seeds[i] if i is not None else "?"
-            raise EnvironmentFailed(
+            failure = EnvironmentFailed(
                 f"{self.agent.environment.id}: expected the episode of seed {seed} to run, it broke down after "
-                f"{int(self.lengths[slot])} steps: {type(error).__name__}: {error}; other episodes are kept"
-            ) from error
+                f"{int(self.lengths[slot])} steps: {type(error).__name__}: {error}"
+            )
+            if self.broken is None:
+                raise failure from error
+            self.broken.append(failure)
+            self.stage.renew(slot)
+            return None
 
 
 def asked(agent: Agent, target: float | None) -> Agent:

@@ -107,6 +107,20 @@ class Agent:
     source: str = ""
     where: str = ""
 
+    def conduct(self) -> dict[str, Any]:
+        """All that an episode depends on besides weights and seed, as plain values: what makes two agents the same."""
+        none: tuple[float, ...] = ()
+        return {
+            "kwargs": dict(self.environment.kwargs), "start": dict(self.environment.start),
+            "observation": [self.observation.key, self.observation.encoding, self.observation.axes],
+            "means": list(none if self.mean is None else self.mean.tolist()),
+            "deviations": list(none if self.std is None else self.std.tolist()),
+            "target": self.target, "scale": self.scale, "context": self.context,
+            "padding": "masked" if self.padding.masked else dict(self.padding.fill), "discrete": self.discrete,
+            "given": self.given, "most_time": self.most_time,
+            "success": None if self.success is None else [self.success.rule, self.success.level],
+        }  # fmt: skip
+
     def normalised_score(self, total: float) -> float:
         """The return in percent of the way from a random policy to an expert; NaN where they are not known."""
         if self.score is None:
