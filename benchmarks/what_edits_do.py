@@ -4,8 +4,8 @@ Fixed beforehand, nothing tuned: every topic of truth.json in turn is the concep
 OV maps and MLP outputs of all layers; four ways to spend the same ‖ΔM‖_F, that of the one dyad that writes most of the
 concept: that dyad removed, all dyads in proportion (equation 12), the concept's direction erased, and ten random
 directions erased. Measured on fresh documents: change of −log p of the topic's own words where they occur, and of the
-other topics' words where those occur. A direction that carries less than this ‖ΔM‖ over all sites is erased whole; the share
-that it reaches is printed.
+other topics' words where those occur. A direction that carries less than this ‖ΔM‖ over all sites is erased
+whole; the share that it reaches is printed.
 
     python benchmarks/what_edits_do.py [documents per topic, 4]
 """

@@ -295,6 +295,18 @@ def test_the_interval_of_a_metric_is_that_of_its_shares(model: Model) -> None:
     assert equal.half(values) == pytest.approx(3.182446 * values.std(ddof=1) / 2, rel=1e-6)
 
 
+def test_one_window_calls_no_way_better(model: Model) -> None:
+    """Without an interval nothing is beyond it."""
+    text = text_of(model, batch=2)
+    functional = np.random.default_rng(5).standard_normal(model.spec.n_vocab)
+    chosen, held = split(on_text(Decoder(model.weights), "a functional", functional, text))
+    assert len(held.shares) == 1
+    found = candidates(model, concept(model), SITES)
+    table = curve(found, chosen, held, budget_of(Decoder(model.weights), text, None), sizes=(1.0,))
+    assert "no way is called better" in table.says
+    assert "Better than" not in table.says
+
+
 @pytest.mark.parametrize("way", ["dampened", "optimised"])
 def test_a_budget_that_nothing_meets_is_refused(model: Model, way: str) -> None:
     budget = budget_of(Decoder(model.stored), text_of(model), 1e-15)

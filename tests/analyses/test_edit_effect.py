@@ -15,6 +15,7 @@ from covector.analyses.edit_effect import _mean, edit_effect, probability, rank,
 from covector.analyses.edit_measures import Effects, measure
 from covector.analyses.edit_setup import Setup, set_up
 from covector.analyses.edit_tables import by_control, by_dyad, by_prompt
+from covector.analyses.edit_words import replacement
 from covector.arch.toy import Plant, planted, random_model
 from covector.errors import BadRequest
 from covector.linalg.chance import bh
@@ -131,6 +132,14 @@ def test_first_order_is_the_derivative_dyad_by_dyad(name: str, edit: str) -> Non
         np.testing.assert_allclose(slopes[0, :, k], (up - down) / (2 * step), atol=1e-6)
 
 
+def test_no_interval_of_a_kl_goes_below_0() -> None:
+    """Two windows leave one degree of freedom, t = 12.7: the mean less its half width is negative."""
+    table = table_of(measure(prepared(opened(), "L0H1.ov:0*0", draws=3, neutral=text_for(opened(), rows=2))))
+    kl = [r for r in table.rows if r["measure"] == "KL" and r["dose"] > 0]
+    assert all(0 <= r["low"] <= r["change"] <= r["high"] for r in kl)
+    assert any(2 * r["change"] < r["high"] for r in kl)
+
+
 def test_probability_and_rank_are_those_of_the_softmax() -> None:
     logits = np.array([[0.0, 2.0, 1.0, 2.0]])
     np.testing.assert_allclose(probability(logits, 2), np.exp(1) / (1 + np.exp(1) + 2 * np.exp(2)), rtol=CLOSE)
@@ -149,6 +158,29 @@ def test_a_dose_of_several_dyads_scales_every_epsilon(frame: str) -> None:
         np.testing.assert_allclose(one.delta, wanted.delta, atol=CLOSE)
     for one, wanted in zip(made.shifts, half.shifts, strict=True):
         np.testing.assert_allclose(one.values, wanted.values, atol=CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("text", "side"), [("L0H1.ov:2=replace(ones/d)", "write"), ("L1.mlp.in:0=replace(ones)", "read")]
+)
+def test_a_replacement_is_told_as_an_ablation_and_an_addition(text: str, side: str) -> None:
+    """Norms from dense matrices: the map less the dyad, and what stands there instead."""
+    model = opened()
+    site, index = text.split(":")[0], int(text.split(":")[1][0])
+    M = model.map(site).dense()
+    (laid,) = Edit.parse(text).resolve(model).laid
+    U, S, Vh = np.linalg.svd(M)
+    u, v, d = U[:, index], Vh[index], M.shape[1 if side == "write" else 0]
+    turned = np.sign(laid.operator.reads[0] @ (v if side == "write" else u))  # a pair has one sign, by convention
+    w = turned * np.full(d, 1 / d if "ones/d" in text else d**-0.5)
+    added = S[index] * (np.outer(u, w) if side == "write" else np.outer(w, v))
+    whole = added - S[index] * np.outer(u, v)
+    np.testing.assert_allclose(laid.delta.dense(), whole, atol=CLOSE)
+    told = replacement(laid)
+    assert f"ablation, ‖ΔM‖ {S[index]:.3g}," in told
+    assert f"addition of ‖ΔM‖ {np.linalg.norm(added):.3g} " in told
+    assert told.endswith(f"together {np.linalg.norm(whole):.3g}.")
+    assert told in table_of(measure(prepared(model, text, draws=1))).says
 
 
 def test_parts_are_measured_by_themselves_and_together() -> None:

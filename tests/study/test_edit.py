@@ -5,10 +5,12 @@ import itertools
 import numpy as np
 import pytest
 
+import covector
 from covector.errors import BadRequest, CovectorError
 from covector.linalg.svd import svd
 from covector.model.opened import Model
 from covector.study.edit import Edit
+from covector.study.edit_resolve import meant
 from random_checkpoints import random_model
 
 FAMILIES = ("gpt2", "llama", "gpt_neox", "gptj", "gemma2", "opt", "bert", "decision_transformer")
@@ -419,3 +421,17 @@ def test_several_edits_are_one_in_the_order_given() -> None:
     assert str(Edit.together([a, b, c])) == f"{Edit.together([a, b])} then {c}"
     with pytest.raises(BadRequest, match="expected an edit, got none"):
         Edit.together([])
+
+
+def test_a_phrase_is_one_direction_and_says_so() -> None:
+    """The mean of its tokens' unit vectors, the basis' mean taken off; words that are tokens need no explanation."""
+    model = covector.open("demo-lm")
+    basis = model.bases["token_out"]
+    (phrase,) = Edit.parse("L0H0.ov:(' good friend')*0").resolve(model).laid
+    rows = (basis.vectors - basis.vectors.mean(axis=0))[[basis.labels.index(x) for x in (" good", " friend")]]
+    total = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).sum(axis=0)
+    np.testing.assert_allclose(phrase.operator.reads[0], total / np.linalg.norm(total), atol=1e-6)
+    assert meant(phrase, model) == "(' good' ' friend')"
+    for text in ("L0H0.ov:(' flame' + ' smoke')*0", "L0H0.ov:(flame)*0", "L0H0.ov:0*0"):
+        (plain,) = Edit.parse(text).resolve(model).laid
+        assert meant(plain, model) == ""

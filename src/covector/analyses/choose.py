@@ -181,7 +181,8 @@ def _check_met(epsilon: Float[np.ndarray, " n"], most: float) -> None:
     """Raise BadRequest where a budget leaves nothing of a change."""
     if not epsilon.any():
         raise BadRequest(
-            f"expected a KL budget that 0.0001 of some gain meets, nothing meets {most:g}; give a larger one"
+            f"expected a KL budget that some change meets, nothing meets {most:g}: an ε of 0.0001, the smallest, costs "
+            "more; give a larger one"
         )
 
 

@@ -173,6 +173,8 @@ def _says(found: Candidates, unit: int, rows: list[dict], metric: Metric, before
         if better
         else f"None does more than removing {found.address(unit)} at no more KL, beyond its interval"
     )
+    if len(metric.shares) < 2:
+        verdict = "One window (or name) measures, so there is no interval and no way is called better"
     return (
         f"{metric.words} is {start:+.3f}; at the size of one dyad removed: {', '.join(lines)}. {verdict}.{_same(rows)}"
     )

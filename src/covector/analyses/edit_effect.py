@@ -240,7 +240,7 @@ def _kl(
     here = np.ones(len(text), dtype=bool) if here is None else here
     change, low, high = _mean(m.side.kl[i], text.window, here)
     row = _row(m.part.name, float(effects.setup.doses[i]), on, "KL", NATS, before=0.0, after=change,
-               change=change, low=low, high=high)  # fmt: skip
+               change=change, low=max(low, 0.0) if np.isfinite(low) else NAN, high=high)  # fmt: skip
     if nulls:
         row |= {"band": float(np.quantile(nulls[OUTPUT], 0.95)), "family": "neutral"}
         for kind, name in ((OUTPUT, "p"), (NORM, "p_norm"), (DYADS, "p_dyads")):

@@ -12,8 +12,8 @@ from covector.analyses.edit_measures import Effects, Measured
 from covector.analyses.edit_setup import MOST_PARTS, Setup
 from covector.model.circuits import cautions
 from covector.run.neutral import NEUTRAL
-from covector.study.edit_resolve import Laid
-from covector.study.edit_terms import Dyads, Replace
+from covector.study.edit_resolve import Laid, meant
+from covector.study.edit_terms import Along, Dyads, Replace
 
 Row = dict[str, Any]
 
@@ -55,7 +55,7 @@ def words(effects: Effects, rows: Sequence[Row]) -> tuple[str, str, str, str]:
     says = (
         f"{of} goes from {row['before']:+.3f} to {row['after']:+.3f}: {row['change']:+.3f}{_interval(row)}; first "
         f"order, from the same prompts, {row['first']:+.3f}{_curvature(effects, m)}. {_controls(m, row)}"
-        f"{_neutral(effects, rows)} {_monotone(effects, m)}"
+        f"{_neutral(effects, rows)} {_monotone(effects, m)}{_terms(effects)}"
     )
     return title, says, _not_says(effects), again(setup, "dyad")
 
@@ -69,8 +69,32 @@ def _of_text(effects: Effects, rows: Sequence[Row]) -> tuple[str, str, str, str]
         f"{setup.model.name} · {setup.parts[0].edit.in_words()} · side effects on {len(setup.neutral):,} tokens · "
         f"{setup.draws} controls"
     )
-    says = f"{_neutral(effects, rows).strip()} {_controls(m, row)}"
+    says = f"{_neutral(effects, rows).strip()} {_controls(m, row)}{_terms(effects)}"
     return title, says, _not_says(effects), f"covector edit {setup.model.words} {_edits(setup)} --save edited"
+
+
+def _terms(effects: Effects) -> str:
+    """What typed words came to: concepts of several tokens, and replacements as an ablation and an addition."""
+    told: dict[str, None] = {}
+    for one in effects.parts[0].part.resolved.laid:
+        words_ = meant(one, effects.setup.model)
+        if words_ and isinstance(one.term, Along):
+            told[f"{one.term.said} is one direction here, the mean of {words_}."] = None
+        if isinstance(one.term, Replace):
+            told[replacement(one)] = None
+    return "".join(f" {text}" for text in told)
+
+
+def replacement(one: Laid) -> str:
+    """A replaced direction v → w as what is taken off, −σuv, and what is put on, σuw; norms and the angle between."""
+    assert isinstance(one.term, Replace)
+    v, w, gain = one.operator.reads[0], (one.operator.reads + one.operator.writes)[0], one.gains[0]
+    length = float(np.linalg.norm(w))
+    return (
+        f"Replacing dyad {one.term.index} of {one.site} is its ablation, ‖ΔM‖ {gain:.3g}, and an addition of "
+        f"‖ΔM‖ {gain * length:.3g} (a direction of length {length:.3g}, cos {float(v @ w) / length:+.2f} with the old "
+        f"one): together {one.norm:.3g}."
+    )
 
 
 def _counted(n: int, word: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from covector.analyses.choose_candidates import Candidates, candidates
 from covector.analyses.choose_metric import Metric
 from covector.analyses.clock import Clock, Tell
-from covector.analyses.sweep_setup import SITES, Started, started
+from covector.analyses.sweep_setup import SITES, Started, check_raw, started
 from covector.axes import Float
 from covector.errors import BadRequest
 from covector.linalg.chance import bh
@@ -76,8 +76,7 @@ def concept_matrix(
     """
     if len(concepts) < 2 or len(concepts) != len(metrics):
         raise BadRequest(f"expected two or more concepts, a metric for each, got {len(concepts)} and {len(metrics)}")
-    if str(model.frame) != "raw":
-        raise BadRequest(f"sweep: expected the stored weights (--frame raw), got {model.frame}; an edit goes there")
+    check_raw(model)
     if draws < 1 or first < 1:
         raise BadRequest(f"--draws, --first: expected at least 1, got {draws} and {first}")
     found = [candidates(model, c, sites) for c in concepts]

@@ -166,7 +166,7 @@ def _table(
         column("low", effects[:, 1], "logits", 3, "95 % interval over names or windows"),
         column("high", effects[:, 2], "logits", 3, "upper end"),
         column("kl", mean, "nats", None, "KL(base ‖ changed) per token of the text"),
-        column("kl_low", mean - halves, "nats", None, "95 % interval over windows"),
+        column("kl_low", np.maximum(mean - halves, 0.0), "nats", None, "95 % interval over windows"),
         column("kl_high", mean + halves, "nats", None, "upper end"),
         column("more", more.mean(axis=1), "nats", None, f"KL above that of {names[reference]}, paired"),
         column("more_low", more.mean(axis=1) - more_half, "nats", None, "95 % interval over windows"),

@@ -146,6 +146,15 @@ def started(metric: Metric, layers: Sequence[int]) -> Started:
     return Started(metric, {layer: tuple(x) for layer, x in kept.items()}, tuple(at))
 
 
+def check_raw(model: Model) -> None:
+    """Raise BadRequest for a frame other than raw, in which dyads and random changes are not of the stored matrices."""
+    if str(model.frame) != "raw":
+        raise BadRequest(
+            f"sweep: expected --frame raw, got {model.frame}: it removes dyads of the stored matrices, and its random "
+            f"changes are matched on what those give; covector edit --frame {model.frame} measures dyads of that frame"
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class Ground:
     """All dyads of the sites, and the metric: ``chosen`` to select by, ``held`` to measure on, no name in common."""
@@ -191,8 +200,7 @@ def grounds(
 
     Raises BadRequest for another frame than raw, what `candidates` raises, and for fewer than two names or windows.
     """
-    if str(model.frame) != "raw":
-        raise BadRequest(f"sweep: expected the stored weights (--frame raw), got {model.frame}; an edit goes there")
+    check_raw(model)
     halves = split(metric)
     asked = read_by(model, metric) if concepts is None else concepts
     found = candidates(model, asked, sites)

@@ -13,6 +13,7 @@ import numpy as np
 from covector.analyses.choose_candidates import Candidates, candidates
 from covector.analyses.clock import Clock, Tell
 from covector.analyses.sweep_concepts import random_set
+from covector.analyses.sweep_setup import check_raw
 from covector.axes import Bool, Float
 from covector.errors import BadRequest
 from covector.linalg.chance import bh
@@ -67,8 +68,7 @@ def unit_ablation(
     Source: `docs/theory/edits.md`, equation 26; theory page Q13.
     """
     at_topic = _windows_of(text, topic)
-    if str(model.frame) != "raw":
-        raise BadRequest(f"sweep: expected the stored weights (--frame raw), got {model.frame}; an edit goes there")
+    check_raw(model)
     if first < 1 or draws < 1:
         raise BadRequest(f"--first, --draws: expected at least 1, got {first} and {draws}")
     found = candidates(model, concepts, sites)

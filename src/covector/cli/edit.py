@@ -25,7 +25,6 @@ from covector.cli.edit_choice import (
     save_all,
     wish_of,
 )
-from covector.cli.observe import Centred, Output, check_prompts, observable_of, pairs_of
 from covector.cli.options import (
     At,
     Bos,
@@ -44,6 +43,7 @@ from covector.cli.options import (
     Strict,
     Template,
 )
+from covector.cli.tasks import Centred, Output, check_prompts, observable_of, pairs_of
 from covector.errors import BadRequest
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from covector.cli.edit import NeutralText, Observe
-from covector.cli.observe import Centred, Output, observable_of, pairs_of
 from covector.cli.options import (
     At,
     Bos,
@@ -25,6 +24,7 @@ from covector.cli.options import (
     Strict,
     Template,
 )
+from covector.cli.tasks import Centred, Output, observable_of, pairs_of
 from covector.errors import BadRequest
 
 BY = ("dyads", "heads", "units", "concepts", "granularity")

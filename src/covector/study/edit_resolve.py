@@ -17,6 +17,7 @@ from covector.errors import BadRequest, FrameUnavailable
 from covector.linalg.maps import Factored, Map, frobenius
 from covector.linalg.svd import SVD, svd
 from covector.model.address import Site
+from covector.model.bases import Basis
 from covector.model.circuits import site_tensors
 from covector.model.frames import Frame
 from covector.model.opened import Model
@@ -164,12 +165,29 @@ def _vectors(found: SVD | None, site: Site, indices: Sequence[int], side: str) -
 def _along(term: Along, site: Site, side: str, model: Model, width: int) -> Float[np.ndarray, "k m"]:
     if term.rows is not None:
         return term.rows
-    spec = model.spec
-    sources = spec.outputs if side == WRITE else spec.assembly.inputs
-    if width != spec.d_model or not sources:
+    basis = _basis(side, model)
+    if width != model.spec.d_model or basis is None:
         raise BadRequest(f"edit of {site}: expected a side in the stream for a concept in words, this one is not")
-    basis = model.bases[f"{sources[0].name}_{'out' if side == WRITE else 'in'}"]
     return direction(concept(parse(term.said), model, basis).weights, basis)[None]
+
+
+def _basis(side: str, model: Model) -> Basis | None:
+    """What a concept in words is looked up in: outputs where a map writes, inputs where it reads."""
+    sources = model.spec.outputs if side == WRITE else model.spec.assembly.inputs
+    return model.bases[f"{sources[0].name}_{'out' if side == WRITE else 'in'}"] if sources else None
+
+
+def meant(laid: Laid, model: Model) -> str:
+    """How a typed concept became one direction, where its words do not show it: ``(' good' ' friend')``; else empty.
+
+    A word that is not a token stands for the mean of its tokens, a bare one for its variants.
+    """
+    basis = _basis(laid.side, model)
+    if not isinstance(laid.term, Along) or laid.term.rows is not None or basis is None:
+        return ""
+    expression = parse(laid.term.said)
+    found = concept(expression, model, basis)
+    return found.words if len(found.weights) > len(expression.terms) else ""
 
 
 def _replacement(term: Replace, site: Site, width: int) -> Float[np.ndarray, "1 m"]:
