@@ -73,6 +73,17 @@ def test_a_planted_dyad_carries_its_own_token() -> None:
     assert both.rows[0]["cos"] * both.rows[0]["writes"] > 0
 
 
+def test_the_sentence_names_the_dyads_whose_p_is_below_five_percent() -> None:
+    """Planted: dyad 1 alone writes token 3, and is neither the first row's position nor the strongest."""
+    weights = planted([Plant(0, 1, 3.0), Plant(2, 3, 2.0), Plant(4, 5, 1.0)], "L0H1.ov", d_mlp=0)
+    model = covector.open(weights)
+    for name in ("token 3", "token 5"):
+        table = align(model, Observable({name: 1.0}, model), "L0H1")
+        beyond = sorted(row["dyad"] for row in table.rows if row["p"] < 0.05)
+        assert beyond
+        assert f"dyad{'s' * (len(beyond) > 1)} {', '.join(map(str, beyond))} carr" in table.says
+
+
 def test_fewer_rows_are_the_first_ones_and_other_places_are_refused() -> None:
     model = covector.open(random_model())
     task = Observable(TASK, model)

@@ -14,7 +14,7 @@ from covector.analyses.attend_prompt import Asked
 from covector.analyses.attend_splits import Glance, Row, by_dyads, by_pairs, by_writers
 from covector.arch.family import families
 from covector.arch.toy import RMS_NORM, induction, random_model
-from covector.linalg.bilinear import largest_in_turned_bases, turned_size
+from covector.linalg.bilinear import contributing, largest_in_turned_bases, turned_size
 from covector.linalg.chance.haar import rotation
 from covector.model.opened import Model
 from covector.model.spec import Rotary
@@ -93,6 +93,44 @@ def test_every_split_sums_to_the_score_that_the_decoder_has(name: str) -> None:
     }
     for split, rows in splits.items():
         np.testing.assert_allclose(totals(rows), wanted, err_msg=split, **CLOSE)
+
+
+@pytest.mark.identity("SV-21")
+@pytest.mark.parametrize("name", ["gpt2", "grouped rotary qk-norm", "rotary short of rank"])
+def test_dyads_sum_to_the_score_in_as_few_terms_as_no_basis_of_the_query_space_undercuts(name: str) -> None:
+    """F18 of singular-vectors §2: the sum is the score exactly, whatever the basis; how sparse it is is its own.
+
+    The score less its constants is x Ω y' / (σσ') from the weights; a basis O of the query space splits it into
+    (x U O)_i (Oᵀ Uᵀ Ω y')_i: the same sum, another number of terms.
+    """
+    c, run, glance = at_end(ANATOMIES[name]())
+    assert c.attn is not None
+    raw, _ = by_hand(c, run, c.attn.n_heads - 1)
+    split = by_dyads(glance, draws=200, seed=3)
+    np.testing.assert_allclose(sum(r.score for r in split.rows), raw[S], **CLOSE)
+    of_dyads = [r for r in split.rows if r.name.startswith("dyad ")]
+    scores = np.array([r.score for r in of_dyads])
+    contrasts = np.array([r.contrast for r in of_dyads])
+    a = np.array([r.more[1] for r in of_dyads])
+    assert split.needed == contributing(contrasts, 0.9)
+    counts = []
+    for i in range(400):
+        turned = rotation(len(a), seed=(11, i))
+        for offered, wanted in ((scores / a, scores), (contrasts / a, contrasts)):
+            np.testing.assert_allclose(((a @ turned) * (offered @ turned)).sum(), wanted.sum(), rtol=1e-9, atol=1e-10)
+        counts.append(contributing((a @ turned) * (contrasts / a @ turned), 0.9))
+    # 200 draws beside 400: the median of a count, which is an integer, is off by one at most.
+    assert abs(split.usual - np.median(counts)) <= 1
+    assert abs(split.p - np.mean(np.array(counts) <= split.needed)) < 0.15
+
+
+def test_the_sentence_says_how_few_dyads_do_it_beside_a_random_basis() -> None:
+    table = attend(covector.open("demo-lm"), "L0H0", "Yesterday Mary was happy because", to=" Mary", draws=200)
+    found = table.meta["contributing"]
+    parts = np.array([r["contrast"] for r in table.rows if r["part"].startswith("dyad ")])
+    assert found["dyads"] == contributing(parts, 0.9)
+    assert found["random_basis"] > found["dyads"]
+    assert f"{found['dyads']} of 32 dyads" in table.says
 
 
 @pytest.mark.parametrize("name", ANATOMIES)

@@ -1,5 +1,7 @@
 """Single neurons: nearness to the task against chance, and effects that are what a changed run shows."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -104,3 +106,22 @@ def test_bad_requests_are_refused() -> None:
     bare = covector.open(random_model(d_mlp=0))
     with pytest.raises(BadSite, match="MLPs"):
         neurons(bare, asked(bare))
+
+
+def test_intervals_and_p_count_names_not_pairs() -> None:
+    """Names a/b, a/c, d/e: the first two are one. Effects by hand from each pair alone; t₀.₉₇₅(1) = 12.7062."""
+    model = covector.open(random_model())
+    named = [("a", "b"), ("a", "c"), ("d", "e")]
+    pairs = [replace(p, names=names) for p, names in zip(pairs_for(model), named, strict=True)]
+    table = neurons(model, asked(model), pairs, top=2)
+    each = [{r["neuron"]: r["effect"] for r in neurons(model, asked(model), [p], top=2).rows} for p in pairs]
+    for row in table.rows:
+        x = np.array([one[row["neuron"]] for one in each])
+        sums = np.array([x[0] + x[1] - 2 * x.mean(), x[2] - x.mean()])
+        error = 12.7062 * sums.std(ddof=1) * np.sqrt(2) / 3
+        assert (row["low"], row["high"]) == pytest.approx((x.mean() - error, x.mean() + error), rel=1e-5)
+        # Of two clusters, four sign patterns: two of them have the sum's own size, or all where a cluster is nearly 0.
+        assert row["p_effect"] == pytest.approx(0.5) or row["p_effect"] == pytest.approx(1.0)
+    one = neurons(model, asked(model), [replace(p, names=("a", "b")) for p in pairs], top=2)
+    assert np.isnan(np.asarray(one["low"])).all()
+    assert "3 pairs of 1 name, have no interval: all are the same" in one.not_says

@@ -8,9 +8,11 @@ import pytest
 import torch
 
 import covector
-from covector.analyses.patch import mask_of, patch, places_of, sign_flips
+from covector.analyses.patch import patch
+from covector.analyses.patch_places import mask_of, places_of
 from covector.arch.toy import random_model
 from covector.errors import BadRequest
+from covector.linalg.sign_flips import sign_flips
 from covector.model.opened import Model
 from covector.model.spec import Norm, Rotary
 from covector.model.weights import Weights

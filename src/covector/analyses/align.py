@@ -4,6 +4,7 @@ Source: `docs/theory/observables.md`, equation 14; theory page §1.7, §2.7; ide
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from covector.analyses.each_head import head_svd, without_bias
 from covector.analyses.propagate import DATA_FREE, propagate
 from covector.analyses.shared import LEVEL, ONE, STILL
 from covector.analyses.virtual_heads import readout
-from covector.axes import Float
+from covector.axes import Float, Int
 from covector.errors import BadRequest, BadSite
 from covector.linalg import chance
 from covector.linalg.chance.streams import generator
@@ -19,6 +20,7 @@ from covector.linalg.svd import SVD
 from covector.model.opened import Model
 from covector.propagation.linearised import Linearised
 from covector.render import Column, Curve, Table
+from covector.study.feature import Feature
 from covector.study.observable import Observable
 
 
@@ -53,50 +55,73 @@ def align(
     site = view.site(head)
     if site.kind != "ov" or site.layer is None or site.head is None:
         raise BadSite(f"expected a head such as L9H7, got '{head}'")
-    dyads = head_svd(view, site.layer, site.head)
-    path = f"L{site.layer}H{site.head}"
-    behind, before = (propagate(view, observable, path, normed=normed) for normed in (True, False))
-    u = propagate(view, observable, "").vector
-    cos = dyads.U.T @ behind.vector / behind.norm
-    order = np.argsort(-np.abs(cos), kind="stable")[: top or len(cos)]
-    energy = np.cumsum(np.sort(cos**2)[::-1])[: len(order)]
-    r = len(cos)
-    null = _of_random_readouts(view, observable, site.layer, dyads, draws, seed)
-    level, p = best_of_dyads(cos, null)
-    p_haar = np.atleast_1d(chance.p_dir(np.minimum(np.abs(cos[order]), 1.0), r, r))
-    needed = int(np.searchsorted(np.cumsum(np.sort(cos**2)[::-1]), 0.9) + 1)
-    blocks = [dyads.block_of(int(i)) for i in order]
-    columns = [
-        Column("dyad", order, about="index of the singular triple, largest gain first"),
-        Column("sigma", dyads.S[order], about="its gain"),
-        Column("cos", cos[order], "cos", 4, "of the feature behind the norm with what it reads", chance="chance"),
-        Column("chance", level[order], "", 4, "|cos| at which p is 5 %, dyad by dyad"),
-        Column("cumulative", energy, "", 4, "Σcos² down to this row"),
-        Column("p", p[order], about="chance that a random read-out is so far above at its best dyad"),
-        Column("p_haar", p_haar, about="chance that a random direction of the read space is so near to a dyad; "
-                                       "small at strong dyads for nearly every task"),
-        Column("cos_before", (dyads.U.T @ before.vector / before.norm)[order], "cos", 4,
-               "of the feature before the norm", chance=float(chance.threshold(view.spec.d_model, r))),
-        Column("writes", (dyads.Vh @ u / np.linalg.norm(u))[order], "cos", 4,
-               "of what it writes with the task's read-out", chance=float(chance.threshold(view.spec.d_model, r))),
-        Column("block", [f"{b.start}–{b.stop - 1}" if len(b) > 1 else str(b.start) for b in blocks],
-               about="indices that rounding of the stored weights mixes"),
-    ]  # fmt: skip
-    first = int(order[0])
+    found = _aligned(view, observable, site.layer, site.head, draws, seed)
+    order = np.argsort(-np.abs(found.cos), kind="stable")[: top or len(found.cos)]
+    needed = int(np.searchsorted(np.cumsum(np.sort(found.cos**2)[::-1]), 0.9) + 1)
+    first, r, path = int(order[0]), len(found.cos), f"L{site.layer}H{site.head}"
     return Table(
-        columns=columns,
-        meta=view.meta | {"analysis": "align", "observable": str(observable), "site": str(site), "norm": behind.norm,
-                          "dyads_for_90": needed, "policy": behind.policy, "seed": seed,
+        columns=_columns(found, order, view.spec.d_model),
+        meta=view.meta | {"analysis": "align", "observable": str(observable), "site": str(site),
+                          "norm": found.behind.norm, "dyads_for_90": needed, "policy": found.behind.policy,
+                          "seed": seed,
                           "null": f"random read-outs through this head, max-T over its dyads, {draws} draws"},
-        title=f"{view.name} {site} · {observable} · ‖f‖ {behind.norm:.4g} · {r} dyads · frame {view.frame}",
-        says=f"{needed} of {r} dyads carry 90 % of the feature; the largest part, {cos[first] ** 2:.0%}, reads along "
-        f"dyad {first}; {_beyond(p)}.",
+        title=f"{view.name} {site} · {observable} · ‖f‖ {found.behind.norm:.4g} · {r} dyads · frame {view.frame}",
+        says=f"{needed} of {r} dyads carry 90 % of the feature; the largest part, {found.cos[first] ** 2:.0%}, reads "
+        f"along dyad {first}; {_beyond(found.p)}.",
         not_says="It does not say that the stream holds this direction, nor that two tasks which share a leading dyad "
         "share their feature: observe couple compares the features themselves.",
         next=f"covector svd {view.words} {path}{view.framing}",
-        picture=_picture(cos, null, str(observable)),
+        picture=_picture(found.cos, found.null, str(observable)),
         key=("dyad",),
     )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class _Aligned:
+    """A feature and a head's dyads, in the order of their gains: cosines behind and before the norm, and the null."""
+
+    dyads: SVD
+    behind: Feature
+    cos: Float[np.ndarray, " r"]
+    before: Float[np.ndarray, " r"]
+    writes: Float[np.ndarray, " r"]
+    null: Float[np.ndarray, "draws r"]
+    level: Float[np.ndarray, " r"]
+    p: Float[np.ndarray, " r"]
+
+
+def _aligned(view: Model, observable: Observable, layer: int, head: int, draws: int, seed: int) -> _Aligned:
+    dyads = head_svd(view, layer, head)
+    behind, before = (propagate(view, observable, f"L{layer}H{head}", normed=normed) for normed in (True, False))
+    u = propagate(view, observable, "").vector
+    cos = dyads.U.T @ behind.vector / behind.norm
+    null = _of_random_readouts(view, observable, layer, dyads, draws, seed)
+    level, p = best_of_dyads(cos, null)
+    return _Aligned(
+        dyads, behind, cos, dyads.U.T @ before.vector / before.norm, dyads.Vh @ u / np.linalg.norm(u), null, level, p
+    )
+
+
+def _columns(found: _Aligned, order: Int[np.ndarray, " n"], d: int) -> list[Column]:
+    r = len(found.cos)
+    energy = np.cumsum(np.sort(found.cos**2)[::-1])[: len(order)]
+    p_haar = np.atleast_1d(chance.p_dir(np.minimum(np.abs(found.cos[order]), 1.0), r, r))
+    blocks, bar = [found.dyads.block_of(int(i)) for i in order], float(chance.threshold(d, r))
+    return [
+        Column("dyad", order, about="index of the singular triple, largest gain first"),
+        Column("sigma", found.dyads.S[order], about="its gain"),
+        Column("cos", found.cos[order], "cos", 4, "of the feature behind the norm with what it reads",
+               chance="chance"),
+        Column("chance", found.level[order], "", 4, "|cos| at which p is 5 %, dyad by dyad"),
+        Column("cumulative", energy, "", 4, "Σcos² down to this row"),
+        Column("p", found.p[order], about="chance that a random read-out is so far above at its best dyad"),
+        Column("p_haar", p_haar, about="chance that a random direction of the read space is so near to a dyad; "
+                                       "small at strong dyads for nearly every task"),
+        Column("cos_before", found.before[order], "cos", 4, "of the feature before the norm", chance=bar),
+        Column("writes", found.writes[order], "cos", 4, "of what it writes with the task's read-out", chance=bar),
+        Column("block", [f"{b.start}–{b.stop - 1}" if len(b) > 1 else str(b.start) for b in blocks],
+               about="indices that rounding of the stored weights mixes"),
+    ]  # fmt: skip
 
 
 def _picture(cos: Float[np.ndarray, " r"], null: Float[np.ndarray, "draws r"], name: str) -> Callable[[Table], Curve]:

@@ -1,6 +1,6 @@
 """Why a head looks from one position to another: its score, split over dyads of QK, upstream writers, or their pairs.
 
-Source: `docs/theory/attend.md`, equations 1–10; theory page §4.2.
+Source: `docs/theory/attend.md`, equations 1–11; theory page §4.2.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +12,8 @@ from covector.analyses.attend_picture import SPLITS, attend_picture, check_by
 from covector.analyses.attend_prompt import Asked
 from covector.analyses.attend_splits import (
     LEVEL,
+    SHARE,
+    DyadSplit,
     Glance,
     Row,
     by_dyads,
@@ -61,6 +63,8 @@ def attend(
     what every earlier component has written, on the query side and on the key side (each side is the whole score);
     ``pairs``: query writer × key writer, the `top` largest and one row for the rest; ``keys``: every key that the
     query sees, not a split.
+    ``meta["contributing"]``: how many dyads reach 90 % of what all dyads bring to the contrast, and how many directions
+    of a random basis of the same query space do (equation 11).
     Exact to rounding of float64: norms, of queries and keys too, have their scale held at this prompt. Accounting.
     Raises BadRequest (positions, a key that the query cannot see, a query with one key), BadSite, FrameUnavailable,
     UnknownFrame.
@@ -77,13 +81,14 @@ def attend(
         rows, dyads = list(split.rows), split.dyads
     else:
         rows, dyads = {"writers": by_writers, "keys": by_keys}.get(by, lambda g: by_pairs(g, top))(glance), None
+        split = None
     rows = [rows[i] for i in _order(rows, by)]
     sides = [] if by != "tokens" or dyads is None else _sides(view, site, rows, dyads, k)
     return Table(
         columns=[*_columns(rows, by, glance, asked), *(c for side in sides for c in token_columns(side))],
-        meta=view.meta | _meta(glance, asked, site, by, draws, seed),
+        meta=view.meta | _meta(glance, asked, site, by, draws, seed) | _set_meta(split),
         title=_title(view, asked, glance, site, by),
-        says=_says(rows, asked, glance, by),
+        says=_says(rows, asked, glance, by, split),
         not_says=_not_says(glance, by),
         next=_next(view, asked, glance, site, by, rows),
         picture=attend_picture,
@@ -214,7 +219,7 @@ def _title(model: Model, asked: Asked, glance: Glance, site: Site, by: str) -> s
     )
 
 
-def _says(rows: Sequence[Row], asked: Asked, glance: Glance, by: str) -> str:
+def _says(rows: Sequence[Row], asked: Asked, glance: Glance, by: str, split: DyadSplit | None) -> str:
     capped = glance.head.attn.softcap
     cap = f" ({float(glance.head.scores[glance.t, glance.s]):+.3f} after the soft-cap)" if capped else ""
     whole = (
@@ -229,7 +234,24 @@ def _says(rows: Sequence[Row], asked: Asked, glance: Glance, by: str) -> str:
     for side in dict.fromkeys(r.side for r in rows) if by == "writers" else ("",):
         here = [r for r in rows if r.side == side or by != "writers"]
         parts.append(_leads(here, side, by))
-    return f"{whole}; {'; '.join(parts)}."
+    return f"{whole}; {'; '.join(parts)}{_few(split)}."
+
+
+def _few(split: DyadSplit | None) -> str:
+    """How many dyads do it, beside how many directions of a random basis would."""
+    if split is None or split.dyads.rank < 2:
+        return ""
+    return (
+        f"; {split.needed} of {split.dyads.rank} dyads reach{'es' * (split.needed == 1)} {SHARE:.0%} of what dyads "
+        f"bring (a random basis: "
+        f"{split.usual:.0f}, p {split.p:.2g})"
+    )
+
+
+def _set_meta(split: DyadSplit | None) -> dict[str, Any]:
+    if split is None:
+        return {}
+    return {"contributing": {"share": SHARE, "dyads": split.needed, "random_basis": split.usual, "p": split.p}}
 
 
 def _leads(rows: Sequence[Row], side: str, by: str) -> str:

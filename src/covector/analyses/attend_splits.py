@@ -3,7 +3,7 @@
 Every part comes twice: in the score itself, and in the contrast, the score less the mean score of the other keys
 weighted by how they share the rest of the attention.
 
-Source: `docs/theory/attend.md`, equations 2–9.
+Source: `docs/theory/attend.md`, equations 2–11.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,13 +14,15 @@ import numpy as np
 
 from covector.axes import Float
 from covector.linalg import chance
-from covector.linalg.bilinear import largest_in_turned_bases, turned_size
+from covector.linalg.bilinear import contributing, contributing_in_turned_bases, largest_in_turned_bases, turned_size
 from covector.linalg.firing import level
 from covector.linalg.svd import SVD
 from covector.propagation.scores import HeadScore
 from covector.propagation.writers import Writer, writers
 
 LEVEL = 0.05
+# How much of the dyads' contrast a contributing set has to reach.
+SHARE = 0.9
 BIASES = {"q": "b_Q", "k": "b_K"}
 
 
@@ -98,11 +100,18 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class DyadSplit:
-    """The dyads at the glance's offset, a row each, and the rows of what biases bring."""
+    """The dyads at the glance's offset, a row each, and the rows of what biases bring.
+
+    ``needed`` dyads reach `SHARE` of the contrast that all dyads bring, ``usual`` (median) in random bases of the same
+    query space, and ``p`` is the chance that such a basis needs no more.
+    """
 
     dyads: SVD
     rows: tuple[Row, ...]
     level: float
+    needed: int
+    usual: float
+    p: float
 
 
 def by_dyads(glance: Glance, *, draws: int, seed: int) -> DyadSplit:
@@ -132,7 +141,19 @@ def by_dyads(glance: Glance, *, draws: int, seed: int) -> DyadSplit:
         rest = head.turned_by(((x - found.U @ (found.U.T @ x)) @ head.weight("q"))[None], t)[0] * head.held("q")[t]
         each = head.meets(rest, keys)
         rows.append(Row("other offsets", float(each[s]), float(each @ glance.weights)))
-    return DyadSplit(found, (*rows, *_constants(glance)), bar)
+    needed, usual, fewer = _needed(a, offers, draws, seed)
+    return DyadSplit(found, (*rows, *_constants(glance)), bar, needed, usual, fewer)
+
+
+def _needed(
+    a: Float[np.ndarray, " r"], offers: Float[np.ndarray, " r"], draws: int, seed: int
+) -> tuple[int, float, float]:
+    """How many dyads reach `SHARE` of their sum, the median in turned bases, and the chance that these need no more."""
+    if not len(a):
+        return 0, 0.0, 1.0
+    needed = int(contributing(a * offers, SHARE))
+    null = contributing_in_turned_bases(a, offers, share=SHARE, draws=draws, seed=seed)
+    return needed, float(np.median(null)), float((1 + np.sum(null <= needed)) / (1 + draws))
 
 
 def _constants(glance: Glance) -> Iterator[Row]:

@@ -13,17 +13,18 @@ from typing import Any
 import numpy as np
 
 from covector.analyses.debias_baseline import candidates
-from covector.analyses.patch import every_slot, sign_flips
+from covector.analyses.patch_places import every_slot
 from covector.analyses.steer_setup import Prompts, gradients, held_out, prompts_of
 from covector.axes import Float
 from covector.errors import BadRequest
 from covector.linalg import chance
 from covector.linalg.chance.streams import generator
+from covector.linalg.sign_flips import sign_flips
 from covector.linalg.steering import clustered_interval, prescribed, random_vectors, shrunk_covariance
 from covector.model.opened import Model
 from covector.propagation.entry import Spot, spot_of
 from covector.render import Column, Table
-from covector.run.clusters import cluster_by, counted, names_of, what_counts
+from covector.run.clusters import cluster_by, counted, names_of, no_interval, what_counts
 from covector.run.decoder import Decoder
 from covector.run.prompts import Pair
 from covector.run.steered import steered
@@ -334,7 +335,8 @@ def _table(
     by = {(row["vector"], row["measure"]): row for row in rows}
     level, kept = by["closed form", "bias level"], by["closed form", "kept level"]
     gap, null = by["closed form", "bias gap"], by["random", "bias level"]
-    told_of = counted([p for t in test.prompts for p in t.batch.pairs])
+    tested = [p for t in test.prompts for p in t.batch.pairs]
+    told_of = counted(tested)
     return Table(
         columns=columns,
         meta=model.meta | {
@@ -356,7 +358,7 @@ def _table(
         f" In training the bias level went from {trained[0, 0]:+.3f} to {trained[0, 1]:+.3f}."
         f"{_best(by)}",
         not_says="One vector for all names shifts levels; a gap changes only where the model is not linear. It says "
-        f"nothing of other prompts or tasks{_not_held(told)}.",
+        f"nothing of other prompts or tasks{_not_held(told)}{no_interval(tested)}.",
         next=f"covector observe paths {model.words} {groups[0][0].typed} with the same prompts",
         key=("vector", "measure"),
     )  # fmt: skip

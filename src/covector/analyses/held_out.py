@@ -15,6 +15,7 @@ from covector.run.clusters import clusters_of, names_of
 from covector.run.prompts import Pair, fill_template
 
 HOLDS = ("names", "templates", "both")
+TRIES = 500
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,8 @@ def split_filled(
 def split_pairs(pairs: Sequence[Pair], *, share: float = 0.5, seed: int = 0) -> Split:
     """Pairs of a file in two parts without a common name, or text where they have no names (`names_of`).
 
-    Pairs that share one go together (`clusters_of`); where all of them do, so that none could be held out, those are
-    left out that share one with training, and ``held`` says how many. Raises BadRequest where nothing is left.
+    Pairs that share one go together (`clusters_of`); where all of them do, names are parted, and pairs left out that
+    have one on either side; ``held`` says how many. Raises BadRequest where nothing is left.
     """
     first, second = _parts(pairs, share, seed, "prompts")
     held = "names" if any(side for pair in pairs for side in names_of(pair)) else "texts"
@@ -72,15 +73,35 @@ def split_pairs(pairs: Sequence[Pair], *, share: float = 0.5, seed: int = 0) -> 
 
 
 def _parts(pairs: Sequence[Pair], share: float, seed: int, what: str) -> tuple[set[int], set[int]]:
-    """Whole clusters on either side, nearest to the share; single pairs where all are one cluster."""
+    """Whole clusters on either side, nearest to the share; where all are one, the pairs of two sets of names."""
     clusters = clusters_of(pairs)
-    if len(set(clusters)) < 2 or len(set(clusters)) == len(pairs):
+    if len(set(clusters)) == len(pairs):
         return _halves(len(pairs), share, seed, what)
+    if len(set(clusters)) < 2:
+        return _by_names(pairs, share, seed, what)
     order = generator(seed, f"split {what}").permutation(len(set(clusters)))
     sizes = np.cumsum(np.bincount(clusters)[order])
     first = set(order[: 1 + int(np.argmin(np.abs(sizes[:-1] - share * len(pairs))))])
     train = {i for i, c in enumerate(clusters) if c in first}
     return train, set(range(len(pairs))) - train
+
+
+def _by_names(pairs: Sequence[Pair], share: float, seed: int, what: str) -> tuple[set[int], set[int]]:
+    """Pairs within one part of the names, and all others; the part, of `TRIES` drawn, that keeps most on both sides.
+
+    Most by the smaller of training and testing, each over the share that it is meant to have; then by their sum.
+    """
+    marks = [_marks(pair) for pair in pairs]
+    names = sorted(set().union(*marks))
+    rng, best, kept = generator(seed, f"split {what}"), _halves(len(pairs), share, seed, what), (0.0, 0)
+    for _ in range(TRIES):
+        known = {name for name, drawn in zip(names, rng.random(len(names)) < rng.random(), strict=True) if drawn}
+        train = {i for i, own in enumerate(marks) if own <= known}
+        test = sum(not own & known for own in marks)
+        worth = min(len(train) / share, test / (1 - share)), len(train) + test
+        if worth[0] and worth > kept:
+            best, kept = (train, set(range(len(pairs))) - train), worth
+    return best
 
 
 def _without_shared(train: Sequence[Pair], test: Sequence[Pair], held: str) -> Split:

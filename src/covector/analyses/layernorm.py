@@ -117,7 +117,8 @@ def along_path(model: Model, observable: Observable, path: Path | str, at: str) 
     if bad is not None:
         raise BadRequest(
             f"{bad}: expected heads through their values (and embed): behind an MLP, a query or a key the feature is "
-            "another vector in every prompt, and the law and its p are of one vector on all rows; see observe feature"
+            "another vector in every prompt, but Theorem 1's law, and p, are of one vector on all rows; name the part "
+            "of the path behind it (observe feature --template … has lengths at prompts)"
         )
     linear = _Recording(model.weights, (), DATA_FREE)
     F, state = linear.unread(observable.vector[None], observable.output)[1], linear.end

@@ -8,17 +8,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from covector.analyses.patch import sign_flips
 from covector.analyses.propagate import DATA_FREE
 from covector.axes import Float, Int
 from covector.errors import BadRequest, BadSite
 from covector.linalg import chance
 from covector.linalg.agreement import agreement
 from covector.linalg.chance.streams import generator
-from covector.linalg.interval import half_width
+from covector.linalg.interval import cluster_sums, half_width
+from covector.linalg.sign_flips import sign_flips
 from covector.model.opened import Model
 from covector.propagation.linearised import Linearised
 from covector.render import Column, Scatter, Table
+from covector.run.clusters import clusters_of, no_interval, pairs_told
 from covector.run.decoder import Decoder
 from covector.run.neurons import Neuron, NeuronRun
 from covector.run.prompts import Pair, batches
@@ -113,6 +114,7 @@ class _Measured:
     guess: Mapping[int, Float[np.ndarray, " n"]]
     together: Float[np.ndarray, "k n"]
     whole: Float[np.ndarray, " n"]
+    pairs: tuple[Pair, ...]
 
     @classmethod
     def of(
@@ -132,7 +134,9 @@ class _Measured:
         sets = [[n] for n in every] + [s for s in (every[:first], every[first:]) if s]
         effects, wholes, guesses = [], [], []
         decoder = Decoder(model.weights, device=model.device)
+        ordered: list[Pair] = []
         for batch in batches(pairs):
+            ordered += batch.pairs
             run = NeuronRun(decoder, observable, batch.clean, batch.corrupt, batch.at(at))
             new = run.source(source)
             effects.append(np.stack([run.clean - value for value in run.changed(sets, new)]))
@@ -146,6 +150,7 @@ class _Measured:
             {int(i): guess[j] for j, i in enumerate(wanted)},
             effect[len(wanted) :],
             np.concatenate(wholes),
+            tuple(ordered),
         )
 
 
@@ -183,7 +188,7 @@ def _table(
         more, told, facts = _effects(measured, rows, len(first), seed)
         columns += more
         meta |= facts | {"kind": "measurement; guess: accounting"}
-        title = f" · {pairs} pairs · from {source}"
+        title = f" · {pairs_told(measured.pairs)} · from {source}"
     best = int(first[0])
     return Table(
         columns=columns,
@@ -193,7 +198,8 @@ def _table(
         says=f"{names[best]} writes nearest to {observable}, cos {found.cosine[best]:+.2f}; {meta['beyond']} of {n} "
         f"neurons do so beyond chance at a false-discovery rate of {LEVEL:.0%}.{told}",
         not_says="It does not say what makes a neuron fire, nor what it does through later components but for the "
-        f"effects that are measured{'; ' + observable.warning if observable.warning else ''}.",
+        f"effects that are measured{no_interval(measured.pairs) if measured else ''}"
+        f"{'; ' + observable.warning if observable.warning else ''}.",
         next=f"covector observe regions {model.words} {observable.typed} L{found.neurons[best][0]}.mlp --text FILE",
         picture=_picture if measured else None,
         key=("neuron",),
@@ -207,14 +213,15 @@ def _effects(
     effects = np.stack([measured.effect[int(i)] for i in rows])
     guess = np.stack([measured.guess[int(i)] for i in rows]).mean(axis=1)
     mean, total = effects.mean(axis=1), float(measured.whole.mean())
-    error = half_width(effects)
-    p = sign_flips(effects, seed)
+    clusters = clusters_of(measured.pairs)
+    error = half_width(effects, clusters)
+    p = sign_flips(cluster_sums(effects, clusters), seed)
     columns = [
         Column("effect", mean, "logits", 3, "clean − changed, mean over pairs"),
-        Column("low", mean - error, "logits", 3, "lower end of a 95 % interval over pairs"),
+        Column("low", mean - error, "logits", 3, "lower end of a 95 % interval over names"),
         Column("high", mean + error, "logits", 3, "upper end"),
         Column("guess", guess, "logits", 3, "what it writes directly, 1/σ of the clean run (accounting)"),
-        Column("p_effect", p, about="paired sign flips: the effect has no sign"),
+        Column("p_effect", p, about="sign flips over names: the effect has no sign"),
         Column("q_effect", chance.bh(p), about="Benjamini–Hochberg over the neurons measured"),
     ]
     sets = measured.together.mean(axis=1)

@@ -15,7 +15,7 @@ from covector.linalg.interval import half_width
 from covector.model.opened import Model
 from covector.propagation.search import Found, Part, World, find_paths, share_of
 from covector.render import Column, Table
-from covector.run.clusters import clusters_of, pairs_told
+from covector.run.clusters import clusters_of, no_interval, pairs_told
 from covector.run.pairs import worlds_of
 from covector.run.prompts import Pair, batches, canonical_slot
 from covector.study.observable import Observable
@@ -70,7 +70,7 @@ def paths(
         title=_title(model, observable, found, pairs_told(pairs)),
         says=_says(observable, found, parts),
         not_says="It does not say what patching one place does: shares account for the difference between these "
-        "prompts and depend on them. A path through .q or .k moves attention, not content"
+        f"prompts and depend on them{no_interval(pairs)}. A path through .q or .k moves attention, not content"
         + (f"; {observable.warning}." if observable.warning else "."),
         next=f"covector patch {model.words} {observable.typed} with the same prompts",
         picture=path_graph(found.parts, _slots(pairs) if by_slot else ["*"], model.spec.n_layers),

@@ -13,7 +13,9 @@ from typing import Literal
 import numpy as np
 
 from covector.analyses.head_norms import head_norms
-from covector.analyses.patch import first_order, measured_by, places_of
+from covector.analyses.patch import measured_by
+from covector.analyses.patch_guesses import first_order
+from covector.analyses.patch_places import places_of
 from covector.analyses.shares import shares
 from covector.axes import Float
 from covector.errors import BadRequest
@@ -22,7 +24,7 @@ from covector.linalg.interval import half_width
 from covector.model.opened import Model
 from covector.propagation.linearised import Linearised, Policies
 from covector.render import Column, Grid, Table
-from covector.run.clusters import clusters_of
+from covector.run.clusters import clusters_of, no_interval
 from covector.run.decoder import Decoder
 from covector.run.pairs import worlds_of
 from covector.run.points import as_inputs, captured
@@ -316,7 +318,8 @@ def _table(
         f"{free.over_places.r2:.2f}, rank correlation {free.over_places.rank:.2f}. "
         + (f"Large norms without an effect: {', '.join(lost)}." if lost else "No large norm is without an effect."),
         not_says=f"It does not say that heads decide this: all effects are single, {total:.3f} logits are to be "
-        f"explained{_missing(tested.unknown)}{'; ' + observable.warning if observable.warning else ''}.",
+        f"explained{_missing(tested.unknown)}{no_interval(tested.pairs)}"
+        f"{'; ' + observable.warning if observable.warning else ''}.",
         next=f'covector patch {model.words} {observable.typed} with the same prompts',
         picture=_picture,
         key=("head",),

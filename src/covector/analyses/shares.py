@@ -8,14 +8,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from covector.axes import Float, Int
+from covector.axes import Float
 from covector.errors import BadRequest
 from covector.linalg.interval import half_width
 from covector.model.opened import Model
 from covector.propagation.linearised import Functional
 from covector.propagation.search import World, head_shares
 from covector.render import Column, Scatter, Table
-from covector.run.clusters import clusters_of, pairs_told
+from covector.run.clusters import clusters_of, no_interval, pairs_told
 from covector.run.pairs import worlds_of
 from covector.run.prompts import Pair, batches
 from covector.study.observable import Observable
@@ -39,8 +39,8 @@ def shares(model: Model, observable: Observable | str, pairs: Sequence[Pair], *,
     names = list(each[0])
     values = np.concatenate([np.stack([one[name] for name in names]) for one in each], axis=2)
     total = float((measured[:, 0] - measured[:, 1]).mean())
-    clusters = clusters_of([pair for batch in batches(pairs) for pair in batch.pairs])
-    return _table(model, observable, names, values, total, at, clusters, pairs_told(pairs))
+    ordered = [pair for batch in batches(pairs) for pair in batch.pairs]
+    return _table(model, observable, names, values, total, at, ordered)
 
 
 def _of(world: World) -> dict[str, Float[np.ndarray, "column batch"]]:
@@ -78,12 +78,11 @@ def _table(
     values: Float[np.ndarray, "component column n"],
     total: float,
     at: str,
-    clusters: Int[np.ndarray, " n"],
-    evidence: str,
+    pairs: Sequence[Pair],
 ) -> Table:
     mean, n = values.mean(axis=2), values.shape[2]
     direct, ov, q, k, through = mean.T
-    error = half_width(values[:, 0], clusters)
+    error = half_width(values[:, 0], clusters_of(pairs))
     order = np.argsort(-np.abs(direct), kind="stable")
     heads = np.isfinite(ov)
     ov_sum, qk_sum = float(ov[heads].sum()), float((q + k)[heads].sum())
@@ -105,13 +104,14 @@ def _table(
         columns=columns,
         meta=model.meta | {"analysis": "shares", "observable": str(observable), "pairs": n, "at": at, "total": total,
                            "ov": ov_sum, "qk": qk_sum, "gross": gross, "policy": "secant", "kind": "accounting"},
-        title=f"{model.name} · {observable} · {evidence} · clean − corrupt {total:.3f} = Σ direct {direct.sum():.3f} "
-        f"(gross {gross:.3f}) · heads: OV {ov_sum:.3f}, QK {qk_sum:.3f}",
+        title=f"{model.name} · {observable} · {pairs_told(pairs)} · clean − corrupt {total:.3f} = "
+        f"Σ direct {direct.sum():.3f} (gross {gross:.3f}) · heads: OV {ov_sum:.3f}, QK {qk_sum:.3f}",
         says=f"{names[first]} brings most, {direct[first]:+.3f} of {total:.3f} {observable.unit}; of what heads write "
         f"directly, {ov_sum:+.3f} is other content (OV) and {qk_sum:+.3f} other attention (QK).",
         not_says="Shares account for these pairs: they are not what patching a component does (covector patch), and "
         "a head "
-        f"whose attention changes may do so because of earlier heads (observe paths){_warned(observable)}.",
+        f"whose attention changes may do so because of earlier heads (observe paths){no_interval(pairs)}"
+        f"{_warned(observable)}.",
         next=f"covector observe paths {model.words} {observable.typed} with the same prompts",
         picture=lambda _: _content_and_attention(names, ov, q + k, observable.unit),
         key=("component",),

@@ -17,7 +17,7 @@ from covector.linalg.steering import clustered_interval, first_miss, random_vect
 from covector.model.opened import Model
 from covector.propagation.saturation import saturation
 from covector.render import Column, Curve, Table
-from covector.run.clusters import counted
+from covector.run.clusters import counted, no_interval
 from covector.run.prompts import Pair
 from covector.run.steered import Arm, drift
 from covector.run.text import text_ids
@@ -265,7 +265,8 @@ def _words(
     i = int(np.argmax(np.abs(setup.doses)))
     effect, predicted = float(effects["vector"][0, i].mean()), float(setup.doses[i] * setup.slopes[0])
     null = float(np.quantile(np.abs(random["random"][0, i].mean(axis=1)), 0.95))
-    names = counted([p for t in setup.held for p in t.batch.pairs])
+    tested = [p for t in setup.held for p in t.batch.pairs]
+    names, alone = counted(tested), no_interval(tested)
     title = (
         f"{model.name} · {setup.vector.about} · {setup.where} · "
         f"{sum(len(p.mask) for p in setup.held)} {'held-out ' if setup.disjoint else ''}prompts, {names}"
@@ -281,7 +282,7 @@ def _words(
         f"; no steering takes {o} further than {reach:.1f} from {constant:.1f} (OP-26)" if np.isfinite(reach) else ""
     )
     kind = "" if setup.disjoint else f"; prediction and measurement used the same prompts ({names}): a fit"
-    not_says = f"It says nothing of other tokens, templates or larger doses{bound}{kind}{_warned(o)}."
+    not_says = f"It says nothing of other tokens, templates or larger doses{bound}{kind}{alone}{_warned(o)}."
     return title, says, not_says, f"covector steer {model.words} {o.typed} with the same vector and prompts --split"
 
 

@@ -16,6 +16,7 @@ from covector.propagation.anatomy import Component
 from covector.propagation.entry import first_readers
 from covector.propagation.linearised import Linearised, Policies
 from covector.render import Column, Table
+from covector.run.clusters import no_interval
 from covector.run.points import captured
 from covector.run.steered import changes
 from covector.study.path import Step
@@ -98,7 +99,8 @@ def _table(setup: Setup, names: list[str], plus: np.ndarray, minus: np.ndarray, 
         says=f"The dose moves {o} by {up[-1]:+.3f}, its opposite by {down[-1]:+.3f}; of the asymmetry {off[-1]:+.3f} "
         f"most enters by {names[i]} ({off[i]:+.3f}).",
         not_says="Shares are one exact way of dividing an effect between two runs; where the vector enters first does "
-        "not say what later components do with it, and removing a part is another experiment.",
+        "not say what later components do with it, and removing a part is another experiment"
+        f"{no_interval([p for t in setup.held for p in t.batch.pairs])}.",
         next=f"covector attribute {model.words} {o.typed} --prompt {shlex.quote(prompt)}" if prompt
         else f"covector observe norms {model.words} {o.typed}",
         key=("part",),

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from covector.cli.observe import Centred, Output, Task, observable_of
 from covector.cli.options import At, Bos, Json, Layout, ModelRef, Out, Plot, Quiet, RunDevice, Strict
+from covector.cli.tasks import Centred, Output, Task, observable_of
 from covector.errors import BadRequest
 
 

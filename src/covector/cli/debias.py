@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import typer
 
-from covector.cli.observe import Centred, Output, check_prompts, continued, observable_of, pairs_of
 from covector.cli.options import (
     Bos,
     Fill,
@@ -22,6 +21,7 @@ from covector.cli.options import (
     Template,
 )
 from covector.cli.steer import Read, Where
+from covector.cli.tasks import Centred, Output, check_prompts, continued, observable_of, pairs_of
 
 
 def debias(

@@ -6,16 +6,7 @@ from typing import Annotated
 
 import typer
 
-from covector.cli.observe import (
-    Centred,
-    Output,
-    Task,
-    check_prompts,
-    continued,
-    observable_of,
-    observe,
-    pairs_of,
-)
+from covector.cli.observe import observe
 from covector.cli.options import (
     At,
     Bos,
@@ -33,6 +24,7 @@ from covector.cli.options import (
     Strict,
     Template,
 )  # fmt: skip
+from covector.cli.tasks import Centred, Output, Task, check_prompts, continued, observable_of, pairs_of
 from covector.errors import BadRequest
 
 Top = Annotated[int, typer.Option("--top", help="Rows on the screen; files have all.")]

@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from covector.cli.observe import Centred, Output, Task, check_prompts, continued, observable_of, pairs_of
 from covector.cli.options import (
     At,
     Bos,
@@ -25,6 +24,7 @@ from covector.cli.options import (
     Strict,
     Template,
 )  # fmt: skip
+from covector.cli.tasks import Centred, Output, Task, check_prompts, continued, observable_of, pairs_of
 
 
 def patch(

@@ -1,5 +1,6 @@
 """`covector replicate`: published lists and findings about singular directions, beside ours."""
 
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from covector.cli.options import Dtype, Json, Layout, ModelRef, Out, Plot, Quiet, RunDevice, Seed, Strict
+from covector.cli.options import Dtype, Json, Layout, Out, Plot, Quiet, RunDevice, Seed, Strict
 from covector.errors import BadRequest
 
 if TYPE_CHECKING:
@@ -19,14 +20,19 @@ TAKES = {
     "conjecture": ("published", "show", "top", "draws"),
     "sprint": ("atlas", "concept", "text", "draws"),
     "obprop": ("show", "top", "text", "draws", "names", "as-published", "section", "size"),
+    "dt-svd": ("draws", "agent", "no-play", "episodes", "controls", "control-episodes", "block", "workers"),
 }
 
 
 def replicate(
     what: Annotated[
-        str, typer.Argument(help="conjecture: published lists; sprint: findings A–G; obprop: observables.")
+        str,
+        typer.Argument(help="conjecture: published lists; sprint: findings A–G; obprop: observables; dt-svd: agents."),
     ],
-    model: ModelRef,
+    model: Annotated[
+        str | None,
+        typer.Argument(help="Hub name (gpt2, name@revision), local folder, demo-lm or demo-dt (dt-svd: demo-dt)."),
+    ] = None,
     published: Annotated[
         Path | None, typer.Option("--published", metavar="FILE", help="conjecture: lists of your own, or downloaded.")
     ] = None,
@@ -61,6 +67,25 @@ def replicate(
         int | None,
         typer.Option("--size", help="obprop: with the model 'random', by what its widths are divided (16)."),
     ] = None,
+    agent: Annotated[
+        Path | None, typer.Option("--agent", metavar="FILE", help="dt-svd: agent.json (default: beside the weights).")
+    ] = None,
+    no_play: Annotated[bool, typer.Option("--no-play", help="dt-svd: weights alone, no episodes.")] = False,
+    episodes: Annotated[
+        int | None, typer.Option("--episodes", help="dt-svd: episodes of every edit, the same seeds in each (100).")
+    ] = None,
+    controls: Annotated[
+        int | None, typer.Option("--controls", help="dt-svd: random changes beside each of the post's edits (20).")
+    ] = None,
+    control_episodes: Annotated[
+        int | None, typer.Option("--control-episodes", help="dt-svd: episodes of every random change (20).")
+    ] = None,
+    block: Annotated[
+        int | None, typer.Option("--block", help="dt-svd: the block edited (where K's largest cosine is).")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", help="dt-svd: processes that play (default: one per core).")
+    ] = None,
     layout: Layout = None,
     seed: Seed = 0,
     json: Json = False,
@@ -82,10 +107,14 @@ def replicate(
     check_device(device, dtype)
     given = {"published": published, "show": show, "top": rows, "atlas": atlas, "concept": concept, "text": text,
              "draws": draws, "names": names, "as-published": as_published, "section": section,
-             "size": size}  # fmt: skip
+             "size": size, "agent": agent, "no-play": no_play or None, "episodes": episodes, "controls": controls,
+             "control-episodes": control_episodes, "block": block, "workers": workers}  # fmt: skip
     if what == "obprop" or show == "lists":
         refuse_plot(plot, f"replicate {what}{' --show lists' if show == 'lists' else ''}")
     _check(what, [name for name, value in given.items() if value is not None and value != []])
+    if model is None and what != "dt-svd":
+        raise BadRequest(f"covector replicate {what}: expected a model, got none; try demo-lm")
+    model = model or "demo-dt"
     if what == "obprop":
         table = _obprop(model, layout, strict, show, names, as_published or [], text, section or [], size, draws, seed,
                         dtype, device)  # fmt: skip
@@ -95,6 +124,12 @@ def replicate(
         return
     opened = open_model(model, layout, strict=strict, device=device, dtype=dtype)
     chosen = {} if draws is None else {"draws": draws}
+    if what == "dt-svd":
+        counts = {"episodes": episodes, "controls": controls, "control_episodes": control_episodes}
+        given_counts = {name: value for name, value in counts.items() if value is not None}
+        table = _dt_svd(opened, model, layout, agent, out, no_play, given_counts, block, workers, seed, quiet, draws)
+        emit(table, as_json=json, out=out, plot=plot, quiet=quiet, seconds=time.perf_counter() - start)
+        return
     if what == "sprint":
         table = _sprint(opened, atlas, tuple(concept or ()), text, seed, quiet, chosen)
         emit(table, as_json=json, out=out, plot=plot, quiet=quiet, seconds=time.perf_counter() - start)
@@ -164,6 +199,55 @@ def _conjecture(model: "Model", published: Path | None, show: str, seed: int, ch
     if show not in known:
         raise BadRequest(f"--show: expected {' or '.join(known)}, got '{show}'")
     return known[show](model, None if published is None else published.expanduser(), seed=seed, **chosen)
+
+
+def _dt_svd(
+    model: "Model",
+    reference: str,
+    layout: Path | None,
+    agent: Path | None,
+    out: Path | None,
+    no_play: bool,
+    counts: dict[str, int],
+    block: int | None,
+    workers: int | None,
+    seed: int,
+    quiet: bool,
+    draws: int | None,
+) -> "Table":
+    """Claims of weights, and of roll-outs unless they are left out; journals in DIR/edits and DIR/pieces."""
+    from covector.analyses.replicate.dt_svd import DRAWS, replicate_dt_svd
+
+    if no_play:
+        idle = [
+            name for name, value in ((*counts.items(), ("block", block), ("workers", workers))) if value is not None
+        ]
+        if idle:
+            raise BadRequest(
+                f"--no-play: nothing is played, so --{idle[0].replace('_', '-')} has no use; leave one out"
+            )
+        return replicate_dt_svd(model, draws=draws or DRAWS, seed=seed)
+    from covector.analyses.replicate.dt_svd_played import options_of, played_claims
+    from covector.cli.progress import Progress
+    from covector.rollouts import experiment
+
+    def play(arms, options, name):
+        progress = Progress(quiet)
+        try:
+            return experiment(
+                reference, arms, agent=agent, layout=layout, options=options, workers=workers,
+                out=None if out is None else out / name, progress=progress, tell=None if quiet else _told(name),
+            )  # fmt: skip
+        finally:
+            progress.close()
+
+    options, draws = options_of(seed=seed, **counts), draws or DRAWS
+    played = played_claims(model, play, block=block, options=options, draws=draws, seed=seed)
+    return replicate_dt_svd(model, played, draws=draws, seed=seed)
+
+
+def _told(name: str):
+    return lambda text: print(f"{name}: {text}", file=sys.stderr, flush=True)
 
 
 def _sprint(

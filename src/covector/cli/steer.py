@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from covector.cli.observe import Centred, Output, check_prompts, observable_of, pairs_of
 from covector.cli.options import (
     Bos,
     Fill,
@@ -25,6 +24,7 @@ from covector.cli.options import (
     Strict,
     Template,
 )
+from covector.cli.tasks import Centred, Output, check_prompts, observable_of, pairs_of
 from covector.errors import BadRequest
 
 Where = Annotated[
