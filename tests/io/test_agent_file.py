@@ -133,8 +133,9 @@ def test_what_an_episode_depends_on_tells_two_agents_apart():
     for value, *path in (
         ({"max_steps": 6}, "environment", "kwargs"), ({}, "environment", "start"), ("other", "observation", "key"),
         ("raw", "observation", "encoding"), ("x y channel -> y x channel", "observation", "axes"),
-        ([1, 2.6], "state", "mean"), ([2, 0.6], "state", "std"), ("as is", "state"), (0.8, "return", "target"), (9, "return", "scale"),
-        (8, "context"), ("masked", "padding"), ("continuous", "action", "kind"), ("same step", "action", "given"),
+        ([1, 2.6], "state", "mean"), ([2, 0.6], "state", "std"), ("as is", "state"),
+        (0.8, "return", "target"), (9, "return", "scale"), (8, "context"),
+        ("masked", "padding"), ("continuous", "action", "kind"), ("same step", "action", "given"),
         (98, "timestep", "most"), ({"survives": True}, "success"), ({"return_at_least": 0.6}, "success"),
     ):  # fmt: skip
         assert parse_agent(changed(value, *path), "here").conduct() != usual, path
