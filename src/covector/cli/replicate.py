@@ -33,6 +33,9 @@ def replicate(
         str | None,
         typer.Argument(help="Hub name (gpt2, name@revision), local folder, demo-lm or demo-dt (dt-svd: demo-dt)."),
     ] = None,
+    model_option: Annotated[
+        str | None, typer.Option("--model", metavar="MODEL", help="The same as the argument MODEL.")
+    ] = None,
     published: Annotated[
         Path | None, typer.Option("--published", metavar="FILE", help="conjecture: lists of your own, or downloaded.")
     ] = None,
@@ -103,6 +106,9 @@ def replicate(
     from covector.cli.run_options import check_run_options
 
     start = time.perf_counter()
+    if model and model_option and model != model_option:
+        raise BadRequest(f"expected one model, got '{model}' and --model '{model_option}'; give it once")
+    model = model or model_option
     check_run_options("cpu", dtype)
     check_device(device, dtype)
     given = {"published": published, "show": show, "top": rows, "atlas": atlas, "concept": concept, "text": text,
