@@ -18,7 +18,7 @@ from covector.linalg.matched import two_sided_p
 from covector.linalg.trials.controls import distance_from_controls, rank_among
 from covector.linalg.trials.paired import paired_difference, paired_shares
 from covector.linalg.trials.power import detectable_difference
-from covector.linalg.trials.resample import mean_interval
+from covector.linalg.trials.resample import ROUNDING, mean_interval
 from covector.linalg.trials.survival import paired_log_rank
 from covector.render import Column, Table
 
@@ -61,7 +61,7 @@ def by_arm(x: Experiment) -> Table:
         column("worse", "", 2, "share of random changes of equal output that lower the return as much or more"),
         column("p_random", about="rank of the edit among them, low side: (1 + as low) / (1 + controls)"),
         column("p_dyads", about="the same rank among the other dyads of the matrix, same ε"),
-        column("spreads", "sd", 1, "from the controls' mean, in sd of their true effects (a model)"),
+        column("spreads", "sd", 1, "from the controls' mean, in sd of their true effects (a model); – without such"),
         column("holm", about="of p: Holm over the edits" + (" and targets" if several else "")),
         column("holm_random", about="of p_random: Holm over the edits"),
         column("low", about="95 % interval of the return (BCa)"),
@@ -135,7 +135,9 @@ def _among_controls(x: Experiment, arm: str, seed: int) -> dict[str, float]:
                 "worse_low": ranked.as_low.low, "worse_high": ranked.as_low.high}  # fmt: skip
         row["p_other"] = two_sided_p(other, np.array([x.diverged[name][0] for name in random]))
         if len(random) > 2:
-            row["spreads"] = distance_from_controls(clean, own, played, seed=seed).spreads
+            away = distance_from_controls(clean, own, played, seed=seed)
+            apart = away.controls.sd > ROUNDING * float(np.abs(clean).max())
+            row["spreads"] = away.spreads if apart else NAN
     dyads = x.names(arm, DYAD)
     if dyads:
         row["p_dyads"] = rank_among(clean, own, np.array([x.returns(name, count=n) for name in dyads])).p_low
