@@ -5,6 +5,7 @@ read is written by one dyad of one W_out and by nothing else.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import covector
 from covector.analyses.rollout import Experiment, Options
 from covector.analyses.rollout_arms import arms_of
 from covector.analyses.rollout_details import by_episode, by_target
+from covector.analyses.rollout_picture import survival
 from covector.analyses.rollout_tables import by_arm, by_control
 from covector.errors import BadRequest, EnvironmentFailed
 from covector.rollouts import experiment
@@ -253,3 +255,16 @@ def test_names_of_arms_that_are_taken_are_refused(wanderer):
 def test_numbers_that_cannot_be_played_are_refused(wanderer, options, said):
     with pytest.raises(BadRequest, match=said):
         play(wanderer, options=options)
+
+
+def test_the_picture_counts_what_happens(played: Experiment, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Failures where there are some; where none ends an episode, who has not reached the goal yet."""
+    curve = survival(played)
+    assert curve.y_name == "share that has not failed"
+    lost = [e for e in played.of("planted") if e.failed_at is not None and e.failed_at <= 3]
+    at = int(np.searchsorted(curve.x, 3))
+    assert curve.ys[1, at] == pytest.approx(1 - len(lost) / len(played.of("planted")), abs=1e-12)
+    done = {k: replace(e, terminated=e.length < 15, success=e.length < 15) for k, e in played.episodes.items()}
+    reached = survival(replace(played, episodes=done))
+    assert reached.y_name == "share that has not succeeded yet"
+    assert reached.ys == pytest.approx(curve.ys, abs=1e-12), "the same ends, told as successes"

@@ -9,19 +9,31 @@ from covector.render import Curve, Scatter
 
 
 def survival(x: Experiment) -> Curve:
-    """Share of episodes that have not failed, step by step (Kaplan–Meier); the band is the clean agent's interval."""
+    """Share of episodes that have not failed, step by step (Kaplan–Meier); the band is the clean agent's interval.
+
+    Where no episode ends in a failure but some are successes: the share that has not succeeded yet.
+    """
     names = [CLEAN, *(arm.name for arm in x.arms)]
-    last = max(float(x.times(name).max()) for name in names)
+    fails = any(x.failed(name).any() for name in names) or x.agent.success is None
+    ends = {name: (x.times(name), x.failed(name)) if fails else _to_success(x, name) for name in names}
+    last = max(float(times.max()) for times, _ in ends.values())
     steps = np.unique(np.round(np.linspace(0, last, 400)))
-    curves = [kaplan_meier(x.times(name), x.failed(name)) for name in names]
+    curves = [kaplan_meier(*ends[name]) for name in names]
     clean = curves[0]
     places = np.searchsorted(clean.time, steps, side="right") - 1
     low, high = (np.where(places >= 0, ends[places.clip(0)], 1.0) if len(ends) else np.ones(len(steps))
                  for ends in (clean.low, clean.high))  # fmt: skip
     return Curve(
-        steps, np.array([c.at(steps) for c in curves]), names, "step of the episode", "share that has not failed",
+        steps, np.array([c.at(steps) for c in curves]), names, "step of the episode",
+        "share that has not failed" if fails else "share that has not succeeded yet",
         "", "", band=(low, high), band_name="95 % of clean",
     )  # fmt: skip
+
+
+def _to_success(x: Experiment, arm: str) -> tuple[np.ndarray, np.ndarray]:
+    """Times to success and whether it came; an episode without it is censored at its length."""
+    came = x.successes(arm)
+    return x.lengths(arm), np.zeros(len(x.lengths(arm)), dtype=bool) if came is None else came
 
 
 def effects_among_controls(x: Experiment) -> Scatter:
