@@ -85,19 +85,20 @@ class Player:
         """The agent file, with another environment where one was named. Raises BadAgent."""
         checkpoint = open_checkpoint(self.ref, self.layout)
         found = need_agent(checkpoint.name, checkpoint.folder, self.agent_file)
-        if self.env is None or self._own_factory:
+        if self.env is None or _names_a_factory(self.env):
             return found
         other = dataclasses.replace(found.environment, id=self.env, kwargs={})
         return found if self.env == found.environment.id else dataclasses.replace(found, environment=other)
 
-    @property
-    def _own_factory(self) -> bool:
-        """``package.module:function``; gymnasium's own ``module:Id-v0`` ends in a version."""
-        return self.env is not None and ":" in self.env and "-v" not in self.env.rpartition(":")[2]
 
-    def factory(self) -> Factory | None:
-        """What makes the environments, where the caller's own function does."""
-        return factory_at(self.env) if self.env is not None and self._own_factory else None
+def _names_a_factory(env: str) -> bool:
+    """Whether it is ``package.module:function``; gymnasium's own ``module:Id-v0`` ends in a version."""
+    return ":" in env and "-v" not in env.rpartition(":")[2]
+
+
+def _factory(env: str | None) -> Factory | None:
+    """What makes the environments, where the caller's own function does."""
+    return factory_at(env) if env is not None and _names_a_factory(env) else None
 
 
 @lru_cache(maxsize=1)
@@ -119,7 +120,7 @@ def _stage_of(player: Player) -> Stage:
     if _OWN.stage is None or _OWN.player != player:
         if _OWN.stage is not None:
             _OWN.stage.close()
-        _OWN.player, _OWN.stage = player, Stage(player.agent(), player.factory())
+        _OWN.player, _OWN.stage = player, Stage(player.agent(), _factory(player.env))
     return _OWN.stage
 
 
@@ -205,7 +206,7 @@ def behaviour_table(x: Experiment) -> Table:
 
 def filmed(x: Experiment, panels: Sequence[Panel], path: Path, env: str | None = None) -> None:
     """Write a film of recorded episodes; see `covector.run.film.film`. `env` as in `experiment`."""
-    film(x.agent, panels, path, Player("", None, None, env, "").factory())
+    film(x.agent, panels, path, _factory(env))
 
 
 def _recorded(model: Model, stage: Stage, options: Options, target: float) -> list[Trajectory]:

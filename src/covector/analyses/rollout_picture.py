@@ -32,8 +32,7 @@ def survival(x: Experiment) -> Curve:
 
 def _to_success(x: Experiment, arm: str) -> tuple[np.ndarray, np.ndarray]:
     """Times to success and whether it came; an episode without it is censored at its length."""
-    came = x.successes(arm)
-    return x.lengths(arm), np.zeros(len(x.lengths(arm)), dtype=bool) if came is None else came
+    return x.lengths(arm), np.array([bool(e.success) for e in x.of(arm)])
 
 
 def effects_among_controls(x: Experiment) -> Scatter:
