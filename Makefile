@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 ONE := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 WORKERS ?= 2
 
-.PHONY: demo test lint types bench bench-quick docs identities clean setup-core setup-all
+.PHONY: demo test lint types bench bench-quick docs identities frontend clean setup-core setup-all
 
 demo: setup-core
 	@$(BIN)/python examples/demo.py
@@ -39,6 +39,11 @@ bench-quick: setup-all
 
 docs: setup-all
 	$(BIN)/python docs/generate.py
+
+# Builds the explorer's page (needs Node; users do not) and compares it with the files in the package.
+frontend: setup-core
+	cd frontend && npm ci --no-fund --no-audit && npm run check && npm run test && npx vite build --outDir ../build/page
+	$(BIN)/python frontend/compare.py build/page
 
 identities: setup-all
 	@$(BIN)/python tests/identities.py

@@ -35,6 +35,7 @@ from covector.cli.steer import steer
 from covector.cli.study import study
 from covector.cli.svd import svd
 from covector.cli.sweep import sweep
+from covector.cli.view import view
 from covector.errors import CovectorError
 
 # What the extra `run` brings; without it weights are read and no model runs.
@@ -70,6 +71,7 @@ app.command(name="atlas")(atlas)
 app.command(name="rollout")(rollout)
 app.command(name="search")(search)
 app.command(name="fires")(fires)
+app.command(name="view")(view)
 observe.command(name="ioi")(ioi)
 app.add_typer(observe, name="observe")
 

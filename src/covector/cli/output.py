@@ -1,11 +1,14 @@
 """Where a result goes: the terminal, standard output as JSON, a folder, a picture."""
 
 import dataclasses
+import json
 import sys
 from pathlib import Path
 
 from covector.errors import BadRequest
 from covector.render import Table
+from covector.render.files import write_beside
+from covector.render.picture_data import picture_data
 
 
 def emit(
@@ -50,7 +53,7 @@ def write(table: Table, *, out: Path | None, plot: Path | None) -> None:
 
 
 def save(table: Table, folder: Path) -> None:
-    """JSON and Parquet of a table in a folder, which is made if need be."""
+    """JSON and Parquet of a table in a folder, which is made if need be; the values of its picture beside them."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -60,3 +63,7 @@ def save(table: Table, folder: Path) -> None:
     name = str(table.meta.get("analysis", "result"))
     table.save(folder / f"{name}.json")
     table.save(folder / f"{name}.parquet")
+    drawn = table.drawn
+    if drawn is not None:
+        text = json.dumps(picture_data(drawn), ensure_ascii=False, allow_nan=False)
+        write_beside(folder / f"{name}.picture.json", text.encode())

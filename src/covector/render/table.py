@@ -134,13 +134,19 @@ class Table:
         """Print to `file` (standard output): coloured in a terminal, plain and always the same elsewhere."""
         terminal.show(self, width=width, file=file)
 
+    @property
+    def drawn(self) -> Picture | None:
+        """The table's picture as a value, made if need be; None where there is none."""
+        picture = self.picture(self) if callable(self.picture) else self.picture
+        return picture if isinstance(picture, Grid | Curve | Scatter | Graph) else None
+
     def plot(self, path: str | Path | None = None) -> "plot.Drawing":
         """The table's picture, drawn, and written to `path` (.png, .svg, .html) if one is given.
 
         Raises BadRequest if there is no picture or another suffix, MissingExtra without matplotlib.
         """
-        picture = self.picture(self) if callable(self.picture) else self.picture
-        if not isinstance(picture, Grid | Curve | Scatter | Graph):
+        picture = self.drawn
+        if picture is None:
             raise BadRequest(
                 "this result has no picture (nor has a selection of rows or a loaded file): leave --plot out"
             )

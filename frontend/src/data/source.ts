@@ -1,0 +1,115 @@
+// Where the page's data come from: the server that gave the page, or the report that the page is.
+
+import { unpacked, type Packed } from "./packing";
+import type { Job, Overview, QuestionForm, ServerState, Stored, TableTwin } from "./types";
+
+export interface Source {
+  /** Whether a server answers: models can be run, frames changed. */
+  readonly live: boolean;
+  state(): Promise<ServerState>;
+  overview(which?: "own" | "other"): Promise<Overview>;
+  part(name: string): Promise<Packed>;
+  compared(): Promise<TableTwin>;
+  stored(): Promise<Stored[]>;
+  table(path: string, values: Record<string, string | number | boolean>): Promise<TableTwin>;
+  questions(): Promise<QuestionForm[]>;
+  ask(question: string, values: Record<string, string | boolean>): Promise<Job>;
+  job(id: number): Promise<Job>;
+  cancel(id: number): Promise<Job>;
+  film(job: number, which: number): string;
+}
+
+async function answered(response: Response): Promise<Response> {
+  if (response.ok) return response;
+  const told = (await response.json().catch(() => null)) as { detail?: unknown } | null;
+  const why = told?.detail;
+  throw new Error(typeof why === "string" ? why : why ? JSON.stringify(why) : `the server answered ${response.status}`);
+}
+
+class Server implements Source {
+  readonly live = true;
+  private readonly parts = new Map<string, Promise<Packed>>();
+
+  private async json<T>(path: string, init?: RequestInit): Promise<T> {
+    return (await answered(await fetch(`api/${path}`, init))).json() as Promise<T>;
+  }
+
+  state = () => this.json<ServerState>("state");
+  overview = (which = "own") => this.json<Overview>(which === "own" ? "overview" : "other/overview");
+  compared = () => this.json<TableTwin>("compare");
+  stored = () => Promise.resolve([]);
+
+  part(name: string): Promise<Packed> {
+    const known = this.parts.get(name);
+    if (known) return known;
+    const asked = fetch(`api/parts/${name}`)
+      .then(answered)
+      .then(async (r) => unpacked(await r.arrayBuffer()));
+    this.parts.set(name, asked);
+    asked.catch(() => this.parts.delete(name));
+    return asked;
+  }
+
+  table(path: string, values: Record<string, string | number | boolean>): Promise<TableTwin> {
+    const query = new URLSearchParams(Object.entries(values).map(([k, v]) => [k, String(v)]));
+    return this.json<TableTwin>(`${path}?${query.toString()}`);
+  }
+
+  questions = () => this.json<QuestionForm[]>("questions");
+  ask = (question: string, values: Record<string, string | boolean>) =>
+    this.json<Job>("jobs", {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body: JSON.stringify({ question, values }),
+    });
+  job = (id: number) => this.json<Job>(`jobs/${id}`);
+  cancel = (id: number) => this.json<Job>(`jobs/${id}`, { method: "DELETE" });
+  film = (job: number, which: number) => `api/jobs/${job}/films/${which}`;
+}
+
+/** The data blocks of a report: base64 of gzip, one script element a part, which no browser runs. */
+class Report implements Source {
+  readonly live = false;
+  private readonly parts = new Map<string, Promise<Packed>>();
+
+  private async bytes(name: string): Promise<ArrayBuffer> {
+    const block = document.getElementById(`data-${name}`)?.textContent?.trim();
+    if (!block) throw new Error(`this report has no ${name}`);
+    const text = atob(block);
+    const bytes = new Uint8Array(text.length);
+    for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
+    const opened = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    return new Response(opened).arrayBuffer();
+  }
+
+  private async json<T>(name: string): Promise<T> {
+    return JSON.parse(new TextDecoder().decode(await this.bytes(name))) as T;
+  }
+
+  async state(): Promise<ServerState> {
+    const shown = await this.overview();
+    return { shown: shown.shown, built: true, building: null, other: shown.other };
+  }
+
+  overview = (which = "own") => this.json<Overview>(which === "own" ? "overview" : "other-overview");
+  compared = () => this.json<TableTwin>("compare");
+  stored = () => this.json<Stored[]>("stored");
+
+  part(name: string): Promise<Packed> {
+    const known = this.parts.get(name);
+    if (known) return known;
+    const asked = this.bytes(name).then(unpacked);
+    this.parts.set(name, asked);
+    return asked;
+  }
+
+  private readonly none = () => Promise.reject(new Error("a report computes nothing: run the command that is shown"));
+  table = this.none;
+  questions = () => Promise.resolve([]);
+  ask = this.none;
+  job = this.none;
+  cancel = this.none;
+  film = () => "";
+}
+
+export const source: Source = document.getElementById("data-overview") ? new Report() : new Server();

@@ -1,0 +1,137 @@
+"""A model at a glance: every place of an atlas in one row, what was found there beside what chance would find.
+
+    covector.glance("gpt2m.atlas").show()
+
+Source: theory page §2 F1, §4.0; Šidák for the best of the directions of one place.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from covector.axes import Float
+from covector.io.atlas import Atlas
+from covector.linalg.spectra import sizes
+from covector.render import Column, Grid, Table
+
+# A direction is called near a token at this q, and counted at this p; see `readout.LEVEL`.
+LEVEL = 0.05
+_SMALLEST = float(np.finfo(np.float64).tiny)
+
+
+def glance(atlas: Atlas) -> Table:
+    """One row per place of an atlas, in its order: sizes of the map, directions beyond chance on all its sides.
+
+    ``near``: share of its directions with p_dir < .05, where chance gives .05 (`near_level`: the share that a place
+    of as many independent directions stays under with 95 %). ``p_best``: chance that the smallest p_dir of so many
+    directions is this small, Šidák. ``found``: directions with q < .05 over the whole atlas. ``called`` and
+    ``specific``: interpretable by the rule, and also against rotated bases (NaN where the atlas was not judged).
+    Sizes are of the whole spectrum, exact to the atlas' own precision.
+    """
+    given = atlas.columns("site", "p_dir", "q_dir", "zeta")
+    judged = "interpretable" in atlas.names
+    verdicts = atlas.columns("interpretable", "svd_specific") if judged else {}
+    records = atlas.sites
+    row_of = {r["site"]: i for i, r in enumerate(records)}
+    place = np.array([row_of[s] for s in given["site"]], dtype=np.int64)
+    known = np.isfinite(given["p_dir"])
+    n = _counts(place, known, len(records))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        near = _counts(place, known & (given["p_dir"] < LEVEL), len(records)) / n
+    best = np.full(len(records), np.nan)
+    np.fmin.at(best, place[known], np.maximum(given["p_dir"][known], _SMALLEST))
+    largest = np.full(len(records), np.nan)
+    np.fmax.at(largest, place, np.abs(given["zeta"]))
+    size = [sizes(np.array(r["sigma"], dtype=np.float64)) for r in records]
+    columns = [
+        Column("site", [r["site"] for r in records]),
+        Column("kind", [r["kind"] for r in records]),
+        Column("layer", _whole(r["layer"] for r in records), digits=0),
+        Column("head", _whole(r["head"] for r in records), digits=0),
+        Column("directions", n, digits=0, about="directions of all sides that were compared with a basis"),
+        Column("near", near, digits=3, chance=LEVEL, about="share with p_dir < .05; in parentheses what chance gives"),
+        Column("near_level", _level(n), digits=3, about="95 % of places of as many random directions stay under it"),
+        Column("found", _counts(place, given["q_dir"] < LEVEL, len(records)), digits=0, about="q < .05, whole atlas"),
+        Column("zeta", largest, digits=1, about="largest |ζ| = √d·|cos| of its directions, both poles"),
+        Column("p_best", -np.expm1(n * np.log1p(-best)), about="chance that the best of so many is this near"),
+        Column("called", _verdicts(place, verdicts, "interpretable", len(records)), digits=0, about="by the rule"),
+        Column("specific", _verdicts(place, verdicts, "svd_specific", len(records)), digits=0, about="of these, also"
+               " against rotated bases of the same place"),
+        Column("sigma1", np.array([s.spectral for s in size]), digits=3, about="largest gain"),
+        Column("frobenius", np.array([s.frobenius for s in size]), digits=3, about="‖M‖_F"),
+        Column("stable", np.array([s.stable for s in size]), digits=1, about="stable rank ‖M‖²_F/σ₁²"),
+        Column("effective", np.array([s.effective for s in size]), digits=1, about="effective rank, exp of entropy"),
+    ]  # fmt: skip
+    meta = atlas.manifest["meta"]
+    return Table(
+        columns=columns,
+        meta={**meta, "analysis": "glance", "level": LEVEL, "judged": judged},
+        title=f"{meta['model']} at a glance · {len(records)} places, {len(atlas):,} directions · frame {meta['frame']}",
+        says=_says(records, given["q_dir"], best, n),
+        not_says=_not_says(judged),
+        picture=_picture,
+        key=("site",),
+    )
+
+
+def _counts(place: np.ndarray, which: np.ndarray, n: int) -> Float[np.ndarray, " n"]:
+    return np.bincount(place[np.asarray(which, dtype=bool)], minlength=n).astype(np.float64)
+
+
+def _verdicts(place: np.ndarray, verdicts: dict[str, np.ndarray], name: str, n: int) -> Float[np.ndarray, " n"]:
+    return _counts(place, verdicts[name], n) if verdicts else np.full(n, np.nan)
+
+
+def _whole(values) -> Float[np.ndarray, " n"]:
+    return np.array([np.nan if v is None else v for v in values], dtype=np.float64)
+
+
+def _level(n: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """Upper 95 % level of a share of n independent chances of LEVEL, by the normal approximation to the binomial."""
+    with np.errstate(divide="ignore"):
+        return np.where(n > 0, LEVEL + 1.645 * np.sqrt(LEVEL * (1 - LEVEL) / np.maximum(n, 1)), np.nan)
+
+
+def _says(records: Sequence[dict], q: np.ndarray, best: np.ndarray, n: np.ndarray) -> str:
+    found = int(np.sum(q < LEVEL))
+    if not np.isfinite(best).any():
+        return "No direction of this atlas was compared with a basis."
+    order = np.argsort(-np.log1p(-np.nan_to_num(best, nan=1.0 - 1e-16)) * n, kind="stable")
+    named = ", ".join(records[i]["site"] for i in order[:3])
+    return (
+        f"{found:,} of {int(n.sum()):,} directions lie closer to a label of their basis than chance (q < .05). "
+        f"The places with the least likely directions: {named}."
+    )
+
+
+def _not_says(judged: bool) -> str:
+    rule = "" if judged else " This atlas was built without scores, so nothing is called interpretable."
+    return (
+        f"Being near a token is no use by the model: what a place does to the output needs observables or edits.{rule}"
+    )
+
+
+def _picture(table: Table) -> Grid:
+    """Places × layers, coloured by the share of directions near a label."""
+    layers = sorted({int(v) for v in table["layer"] if np.isfinite(v)})
+    names = list(dict.fromkeys(_row_name(r) for r in table.rows if r["layer"] is not None))
+    values = np.full((len(names), len(layers)), np.nan)
+    for row in table.rows:
+        if row["layer"] is not None and row["near"] is not None:
+            values[names.index(_row_name(row)), layers.index(int(row["layer"]))] = row["near"]
+    return Grid(
+        values=values,
+        row_labels=names,
+        column_labels=[f"L{layer}" for layer in layers],
+        value_name="share of directions with p < .05",
+        centre=LEVEL,
+        chance=None,
+        row_name="place",
+        column_name="layer",
+    )
+
+
+def _row_name(row: dict) -> str:
+    place = str(row["site"]).partition(".")
+    head = f"H{int(row['head'])}." if row["head"] is not None else ""
+    return f"{head}{place[2]}"

@@ -1,0 +1,54 @@
+"""Serve the page on this machine alone: a free port, a fresh token, the browser opened, Ctrl-C ends it cleanly."""
+
+import secrets
+import socket
+import sys
+import threading
+import time
+import webbrowser
+from collections.abc import Callable
+
+import uvicorn
+
+from covector.web.app import create_app
+from covector.web.guard import Guard
+from covector.web.jobs import Jobs
+from covector.web.shown import Shown
+
+HOST = "127.0.0.1"
+# What is asked for when nobody names a port: any that is free.
+ANY = 0
+
+
+def serve(
+    shown: Shown, *, port: int = ANY, browser: bool = True, say: Callable[[str], object] = sys.stderr.write
+) -> None:
+    """Serve until interrupted. `say` gets the address (a line). Raises OSError where the port is taken."""
+    with socket.create_server((HOST, port)) as listening:
+        number = listening.getsockname()[1]
+        token = secrets.token_urlsafe(24)
+        address = f"http://{HOST}:{number}/{token}/"
+        jobs = Jobs()
+        try:
+            if not shown.is_built:
+                words = shown.build_words()
+                command, python = (
+                    f"covector {' '.join(words)}",
+                    f"covector.build_atlas({shown.ref!r}, {str(shown.folder)!r})",
+                )
+                shown.building = jobs.ask("atlas", command, python, lambda _: words).id
+            guarded = Guard(create_app(shown, jobs), token, number)
+            config = uvicorn.Config(guarded, log_level="warning", access_log=False, lifespan="off", server_header=False)
+            server = uvicorn.Server(config)
+            threading.Thread(target=_announce, args=(server, address, browser, say), daemon=True).start()
+            server.run(sockets=[listening])
+        finally:
+            jobs.close()
+
+
+def _announce(server: uvicorn.Server, address: str, browser: bool, say: Callable[[str], object]) -> None:
+    while not server.started and not server.should_exit:
+        time.sleep(0.01)
+    say(f"covector: {address}\nCtrl-C ends it.\n")
+    if browser:
+        webbrowser.open(address)

@@ -1,0 +1,104 @@
+"""What the page is about: an atlas, or a model whose atlas is still being built; and perhaps a second atlas."""
+
+import hashlib
+import threading
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from covector.analyses.readout import readout
+from covector.atlases import model_of, trace
+from covector.errors import BadRequest
+from covector.io.atlas import MANIFEST, Atlas
+from covector.io.cache import cache_folder
+from covector.model.opened import Model
+from covector.render import Table
+from covector.web.bundle import Bundle
+from covector.workbench import open as open_model
+
+
+class Shown:
+    """What the page shows. Weight analyses run here, in the server's threads; models run in the jobs' process.
+
+    `ref`: an atlas folder, or a model by name or folder. `other`: a second atlas folder to compare with.
+    Raises what opening an atlas raises; a model is opened when it is first needed.
+    """
+
+    def __init__(self, ref: str, other: str | None = None) -> None:
+        self.ref = ref
+        self._lock = threading.Lock()
+        self.folder = Path(ref) if (Path(ref) / MANIFEST).is_file() else _own_folder(ref)
+        self.is_model = self.folder != Path(ref)
+        self.building: int | None = None
+        self.other_ref = other
+        self.other = Bundle(Atlas(other)) if other is not None else None
+        self._bundle = Bundle(Atlas(self.folder)) if self.is_built else None
+
+    @property
+    def is_built(self) -> bool:
+        """Whether the atlas is there, whole."""
+        try:
+            Atlas(self.folder)
+        except BadRequest:
+            return False
+        except Exception:
+            if not self.is_model:
+                raise
+            return False
+        return True
+
+    @property
+    def words(self) -> str:
+        """How a command names what is shown: as it was typed."""
+        return self.ref
+
+    @property
+    def in_python(self) -> str:
+        """The expression that opens the model, in the atlas' frame."""
+        if self.is_model:
+            return f"covector.open({self.ref!r})"
+        manifest = self.bundle.atlas.manifest
+        ref, _, layout = str(manifest["reference"]).partition(" --layout ")
+        frame = manifest["meta"]["frame"]
+        more = (f", {layout!r}" if layout else "") + (f", frame={frame!r}" if frame != "raw" else "")
+        return f"covector.open({ref!r}{more})"
+
+    @property
+    def bundle(self) -> Bundle:
+        """The atlas as the page reads it. Raises BadRequest while it is being built."""
+        with self._lock:
+            if self._bundle is None:
+                if not self.is_built:
+                    raise BadRequest(f"the atlas of {self.ref} is being built; wait for it")
+                self._bundle = Bundle(Atlas(self.folder))
+            return self._bundle
+
+    @cached_property
+    def model(self) -> Model:
+        """The model of the atlas. Raises what `covector.open` raises where its checkpoint is gone or another."""
+        return model_of(self.bundle.atlas)
+
+    def check(self) -> None:
+        """Open the model now, where its atlas is still to be built. Raises what `covector.open` raises."""
+        open_model(self.ref)
+
+    def build_words(self) -> list[str]:
+        """The command that builds the atlas."""
+        return ["atlas", self.ref, f"--out={self.folder}"]
+
+    def search(self, query: str, **options: Any) -> Table:
+        """Which directions read or write a concept; see `covector.trace`."""
+        if query.lstrip().startswith("@"):
+            raise BadRequest("expected tokens, got a file; type covector search for files")
+        return trace(self.bundle.atlas, query, model=self.model, **options)
+
+    def readout(self, site: str, **options: Any) -> Table:
+        """What a place reads and writes; see `covector.readout`."""
+        return readout(self.model, site, **options)
+
+
+def _own_folder(ref: str) -> Path:
+    """Where the atlas of a model is kept that was never given a folder: one per name, or real path of a folder."""
+    real = str(Path(ref).expanduser().resolve()) if Path(ref).expanduser().is_dir() else ref
+    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in Path(ref).name or ref)
+    return cache_folder() / "atlases" / f"{name}-{hashlib.sha256(real.encode()).hexdigest()[:12]}.atlas"
