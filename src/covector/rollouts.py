@@ -3,17 +3,19 @@
 table = covector.rollout("demo-dt", {"late": "L2.mlp.out:0*0"})
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import shlex
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from covector.analyses.agent_effects import dyads_of, removal_effects, with_effects
 from covector.analyses.behaviour import behaviour as behaviour_of
 from covector.analyses.behaviour import every_dyad
 from covector.analyses.rollout import Experiment, Options
@@ -31,12 +33,16 @@ from covector.analyses.rollout_arms import (
     sham,
     sizes_of,
 )
-from covector.analyses.rollout_runs import Failure, Progress, chunks, run_tasks
+from covector.analyses.rollout_runs import Failure, Key, Progress, chunks, run_tasks
+from covector.analyses.rollout_stopping import Batches, Stopping, until_decided
+from covector.analyses.rollout_stopping import Played as PlayedEpisodes
+from covector.analyses.rollout_stopping import stopping as stopping_rule
 from covector.analyses.rollout_tables import by_arm
 from covector.building import anywhere
 from covector.engine import Engine, engine
 from covector.errors import BadRequest, CovectorError, EnvironmentFailed
 from covector.io.agent_file import need_agent
+from covector.io.alone import alone
 from covector.io.checkpoint import open_checkpoint
 from covector.io.journal import Journal
 from covector.model.opened import Model
@@ -45,7 +51,7 @@ from covector.render import Table
 from covector.run.edit_runs import decoder_of
 from covector.run.environments import Factory, factory_at, packages
 from covector.run.episodes import Episode, Stage, Trajectory, play
-from covector.run.film import Panel, film
+from covector.run.film import Panel, check_film, film
 from covector.run.one_thread import one_thread
 from covector.run.replay import matrix_inputs, moments
 from covector.study.agent import Agent
@@ -137,6 +143,7 @@ def experiment(
     out: str | Path | None = None,
     each: str | None = None,
     dyads: int = 16,
+    record: str | Path | None = None,
     tell: Tell | None = None,
     progress: Progress | None = None,
 ) -> Experiment:
@@ -146,7 +153,8 @@ def experiment(
     registered environment, or ``package.module:function`` that makes one. `on`: ``processes``, ``threads`` or
     ``dask://host:port``. `out`: a folder for the journal of episodes; the same request goes on where it stopped.
     `each`: sites of which the first `dyads` dyads are removed, each an arm of its own (`covector.behaviour`).
-    `tell` is given what is about to be played and how long it will take.
+    `record`: the film that `filmed` will write; what cannot be drawn is refused before anything is played. `tell` is
+    given what is about to be played and how long it will take.
 
     Raises BadAgent without statistics or target, EnvironmentFailed, MissingExtra, BadRequest, and what
     `covector.open` and `Edit.resolve` raise.
@@ -160,24 +168,38 @@ def experiment(
     )  # fmt: skip
     opened, stage = _model_of(player), _stage_of(player)
     found = arms_of(opened, dict(arms or {}) | (every_dyad(opened, each, dyads) if each else {}))
-    targets = options.targets or (stage.agent.target,)
+    least = options.control_episodes if options.controls else 2
+    rule = stopping_rule(options.episodes, options.looks, len(found), least) if options.looks else None
+    if record is not None:
+        check_film(stage.agent, Path(record), options.first_seed, _factory(env))
     chosen = engine(on, workers) if isinstance(on, str) else on
-    log = (
-        Journal(_folder(out) / "episodes.jsonl", _request(opened, player, stage.agent, options, found)) if out else None
-    )
-    begun = time.perf_counter()
-    recorded = _recorded(opened, stage, options, targets[0])
-    pace = sum(t.episode.length for t in recorded) / max(time.perf_counter() - begun, 1e-9)
-    controls, sizes = _controls(opened, stage.agent, options, found, recorded)
-    tasks = _tasks(opened, options, targets, found, controls)
-    if tell:
-        tell(_announced(tasks, recorded, pace, chosen.workers, found, controls))
-    episodes = run_tasks(tasks, chosen, player, log, progress)
+    with _journal(out, _request(opened, player, stage.agent, options, found)) as log:
+        begun = time.perf_counter()
+        targets = options.targets or (stage.agent.target,)
+        recorded = _recorded(opened, stage, options, targets[0])
+        pace = sum(t.episode.length for t in recorded) / max(time.perf_counter() - begun, 1e-9)
+        controls, sizes = _controls(opened, stage.agent, options, found, recorded)
+        tasks = _tasks(opened, options, targets, found, controls)
+        if tell:
+            tell(_announced(tasks, recorded, pace, chosen.workers, found, controls, rule))
+        done = _played(opened, options, rule, tasks, found,
+                       lambda part, told: run_tasks(part, chosen, player, log, told), progress)  # fmt: skip
     diverged = _diverged(opened, stage.agent, options, found, controls, recorded)
     stage.close()
     typed = f"{opened.words}{_typed(player, agent)}"
-    return Experiment(opened, typed, stage.agent, options, targets, found, controls, episodes, diverged, sizes,
-                      packages(stage.agent), recorded)  # fmt: skip
+    return Experiment(opened, typed, stage.agent, options, targets, found, controls, done.episodes, diverged, sizes,
+                      packages(stage.agent), recorded, rule, done.stops, done.counts)  # fmt: skip
+
+
+@contextlib.contextmanager
+def _journal(out: str | Path | None, request: Mapping[str, Any]) -> Iterator[Journal | None]:
+    """The journal in a folder that nobody else writes to meanwhile; None without a folder."""
+    if out is None:
+        yield None
+        return
+    folder = _folder(out)
+    with alone(folder):
+        yield Journal(folder / "episodes.jsonl", request)
 
 
 def rollout(model: str | Path, arms: Mapping[str, str | Edit] | None = None, **more: Any) -> Table:
@@ -202,6 +224,33 @@ def behaviour_table(x: Experiment) -> Table:
     decoder = decoder_of(x.model, x.options.dtype)
     with one_thread():
         return behaviour_of(x, decoder, moments(x.agent, x.model.spec, x.recorded, COMPARED))
+
+
+def with_total_effects(
+    table: Table, model: str | Path, *, agent: str | Path | None = None, env: str | None = None,
+    layout: str | Path | None = None, options: Options | None = None, tell: Tell | None = None,
+) -> Table:  # fmt: skip
+    """A table of cells (`covector.agent_map`) with what removing each of its dyads does to the action.
+
+    The first clean episodes of the agent are played, and each dyad is removed at their moments. Columns as in
+    `covector.analyses.agent_effects`. Raises what `experiment` raises, and BadRequest for a table without actions.
+    """
+    dyads, options = dyads_of(table), options or Options(episodes=RECORDED, controls=0)
+    player = Player(
+        anywhere(model), str(Path(layout).absolute()) if layout else None,
+        str(Path(agent).absolute()) if agent else None, env, options.dtype, options.device, time.time_ns(),
+    )  # fmt: skip
+    opened, stage = _model_of(player), _stage_of(player)
+    if tell:
+        tell(f"{len(dyads)} dyads, each removed alone at moments of {options.episodes} clean episodes")
+    recorded = _recorded(opened, stage, options, stage.agent.target)
+    seen = moments(stage.agent, opened.spec, recorded, COMPARED)
+    with one_thread():
+        found = removal_effects(opened, decoder_of(opened, options.dtype), seen, dyads)
+    stage.close()
+    more = {"environment": stage.agent.environment.id, "packages": packages(stage.agent), "episodes": options.episodes,
+            "first_seed": options.first_seed, "target": stage.agent.target, "run_dtype": options.dtype}  # fmt: skip
+    return with_effects(table, found, seen, more)
 
 
 def filmed(x: Experiment, panels: Sequence[Panel], path: Path, env: str | None = None) -> None:
@@ -229,7 +278,8 @@ def _controls(
     inputs = matrix_inputs(decoder, seen, matrices(arms))
     matching = Matching(model, options.controls, options.seed)
     sizes = {arm.name: sizes_of(matching, arm, inputs) for arm in arms}
-    return (controls_of(matching, arms, inputs) if options.controls else {}), sizes
+    controls = controls_of(matching, arms, inputs, options.norm_controls) if options.controls else {}
+    return controls, sizes
 
 
 def _tasks(
@@ -246,9 +296,23 @@ def _tasks(
     return tasks
 
 
+def _played(
+    model: Model, options: Options, rule: Stopping | None, tasks: Sequence[Task], arms: Sequence[Arm],
+    run: Callable[[Sequence[Task], Progress | None], dict[Key, Episode]], progress: Progress | None,
+) -> PlayedEpisodes:  # fmt: skip
+    """All tasks at once, or look by look where edits may stop."""
+    if rule is None:
+        return PlayedEpisodes(run(tasks, progress), {}, {})
+    edits = {arm.name: arm.part.change for arm in arms}
+    target, controls = tasks[0].target, [t for t in tasks if t.arm not in (CLEAN, SHAM, *edits)]
+    told = Batches(progress, len(controls) + rule.most(len(edits) + 2), sum(len(t.seeds) for t in tasks))
+    return until_decided(rule, edits, sham(model, arms), controls, target, options.seeds,
+                         lambda batch: run(batch, told.of(batch)), options.seed)  # fmt: skip
+
+
 def _announced(
     tasks: Sequence[Task], recorded: Sequence[Trajectory], pace: float, workers: int, arms: Sequence[Arm],
-    controls: Mapping[str, Change],
+    controls: Mapping[str, Change], rule: Stopping | None = None,
 ) -> str:  # fmt: skip
     count = sum(len(t.seeds) for t in tasks)
     steps = count * sum(t.episode.length for t in recorded) / max(len(recorded), 1)
@@ -258,10 +322,12 @@ def _announced(
     more = f", {len(controls)} controls" if controls else ""
     # Some edits lengthen episodes up to the environment's limit: the clean agent's pace is a lower bound then.
     longer = ", more if edits lengthen episodes" if arms else ""
-    return (
-        f"{words}{more}: {count:,} episodes, some {steps:,.0f} steps, {left} with {workers} "
+    most = "at most " if rule else ""
+    said = (
+        f"{words}{more}: {most}{count:,} episodes, some {steps:,.0f} steps, {left} with {workers} "
         f"worker{'s' * (workers != 1)}{longer}"
     )
+    return said + (f"\n{rule.words}" if rule else "")
 
 
 def _typed(player: Player, agent: str | Path | None) -> str:

@@ -19,6 +19,7 @@ from covector.analyses.rollout_details import by_episode, by_target
 from covector.analyses.rollout_picture import survival
 from covector.analyses.rollout_tables import by_arm, by_control
 from covector.errors import BadRequest, EnvironmentFailed
+from covector.linalg.svd import svd
 from covector.rollouts import experiment
 from little_worlds import BROKEN, PLANTED_SITE, agent_values, planted_agent, random_agent
 
@@ -144,6 +145,23 @@ def test_pictures_are_drawn_of_each_table(played, tmp_path):
         assert path.stat().st_size > 1000
 
 
+def test_norm_controls_change_the_map_as_much_as_the_edit(folder):
+    x = experiment(folder, {"planted": PLANTED}, env="little_worlds:lamp", on="threads", workers=1,
+                   options=Options(8, 2, 2, norm_controls=19))  # fmt: skip
+    own = svd(x.model.map(PLANTED_SITE)).S[0]
+    names = x.names("planted", "norm")
+    assert len(names) == 19
+    for name in names:
+        (update,) = x.controls[name].updates
+        assert np.linalg.norm(update.left @ update.right) == pytest.approx(own, rel=1e-9)
+    table = by_arm(x)
+    clean, edit = (np.mean(x.returns(arm, count=2)) for arm in ("clean", "planted"))
+    as_low = sum(np.mean(x.returns(name, count=2)) - clean <= edit - clean for name in names)
+    assert table["p_norm"][2] == pytest.approx((1 + as_low) / 20)
+    assert {"random, equal ‖ΔM‖", "random", "other dyad", "edit"} == set(by_control(x)["kind"])
+    assert "p_norm" not in [c.name for c in by_arm(play(folder, env="lamp", options=QUICK)).columns]
+
+
 # Who runs it, and what becomes of interruptions
 
 
@@ -247,6 +265,7 @@ def test_names_of_arms_that_are_taken_are_refused(wanderer):
         (Options(episodes=1), "--episodes: expected 2 or more, got 1"),
         (Options(episodes=10, controls=-1), "--control-episodes: expected"),
         (Options(episodes=10, control_episodes=11), "--control-episodes: expected 2 to 10"),
+        (Options(episodes=40, controls=0, norm_controls=3), "--norm-controls: expected 0 or more, beside --controls"),
         (Options(first_seed=-1), "--first-seed: expected 0 or more"),
         (Options(targets=(1.0, float("nan"))), "--target: expected finite"),
         (Options(targets=(1.0, 1.0)), "--target: expected every return once"),

@@ -13,6 +13,7 @@ import torch
 from transformers import DecisionTransformerConfig, DecisionTransformerModel
 
 from covector.cli.main import run
+from covector.io.alone import alone
 from little_worlds import PLANTED_SITE, agent_values, planted_agent, random_agent
 
 ROOT = Path(__file__).parents[2]
@@ -72,6 +73,19 @@ def test_nothing_but_the_table_goes_to_standard_output(lamp, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_an_edit_stops_when_it_is_decided_and_the_header_says_the_error_rate(lamp, capsys):
+    asked = ("--arm", f"cut={PLANTED_SITE}:0*0", "--arm", f"idle={PLANTED_SITE}:1*0", "--controls", "0", "--stop")
+    assert run([*lamp, *asked, "--episodes", "60", "--looks", "3"]) == 0
+    captured = capsys.readouterr()
+    assert "4 arms" not in captured.err
+    assert "at most 240 episodes" in captured.err
+    assert "looks after 20, 40, 60 episodes" in captured.err
+    assert "error rate 5% over all looks and edits (2.5 % for each edit)" in captured.err
+    said = " ".join(captured.out.split())
+    assert "'cut' was decided after 20 episodes, 1 of 2 edits undecided after 60" in said
+    assert "--stop --looks 3 --arm cut=" in said
+
+
 def test_few_controls_are_said_to_be_few(lamp, capsys):
     assert run([*lamp, "--arm", f"cut={PLANTED_SITE}:0*0", "--controls", "2", "--control-episodes", "2"]) == 0
     said = " ".join(capsys.readouterr().out.split())
@@ -90,6 +104,10 @@ def test_few_controls_are_said_to_be_few(lamp, capsys):
         (("--episodes", "0"), "--episodes: expected 2 or more, got 0"),
         (("--episodes", "1"), "--episodes: expected 2 or more, got 1"),
         (("--first-seed", "-1"), "--first-seed: expected 0 or more"),
+        (("--stop",), "--stop: expected an --arm; it is the edits that stop"),
+        (("--stop", "--each", "L1.mlp.out"), "--stop: expected an --arm; --each compares all dyads on equal terms"),
+        (("--looks", "3"), "--looks goes with --stop"),
+        (("--stop", "--looks", "1", "--arm", "L1.mlp.out:0*0", "--controls", "0"), "--looks: expected 2 to 4"),
         (("--target", "high"), "--target: expected numbers with commas, as 1,0.5,0, got 'high'"),
         (("--target", "nan"), "--target: expected finite numbers"),
         (("--target", "1,1"), "--target: expected every return once"),
@@ -103,6 +121,8 @@ def test_few_controls_are_said_to_be_few(lamp, capsys):
         (("--dtype", "float16"), "--dtype: expected float64 or float32"),
         (("--out", __file__), "expected a folder, it is a file"),
         (("--top", "-1"), "--top: expected 0 (all) or more rows"),
+        (("--record", "/tmp/f.gif"), "expected a picture"),
+        (("--record", "/tmp/f.gif", "--record-seed", "4"), "--record-seed: expected one of the seeds played, 0–3"),
         (("--agent", "/none.json"), "expected an agent file at '/none.json'"),
         (("--env", "CartPole-v1"), "expected states of 5 numbers, which the model reads, the environment gives 4"),
         (("--env", "CartPoll-v1"), "near ones: CartPole-v1"),
@@ -148,6 +168,16 @@ def test_a_hopper_shaped_agent_runs_in_mujoco_with_the_shipped_statistics(tmp_pa
     before = len(lines)
     assert said(capsys, *words)["rows"] == table["rows"]
     assert len((tmp_path / "run" / "episodes.jsonl").read_text().splitlines()) == before
+
+
+def test_a_folder_that_another_process_writes_to_is_refused(lamp, capsys, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    with alone(out):
+        err = refused(capsys, *lamp, "--out", str(out))
+    assert "expected to be alone there, another covector is writing to it" in err
+    assert not list(out.iterdir())
+    assert run([*lamp, "--out", str(out), "--quiet"]) == 0
 
 
 def test_who_interrupts_keeps_what_is_finished(tmp_path):

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from covector.errors import BadRequest
+from covector.errors import BadRequest, EnvironmentFailed
 from covector.io.agent_file import parse_agent
 from covector.run.episodes import Episode
-from covector.run.film import ENDED, FAILED, FRAME, HEAD, HOLD, Panel, film
+from covector.run.film import ENDED, FAILED, FRAME, HEAD, HOLD, Panel, check_film, film
 
 AGENT = parse_agent(
     {
@@ -104,3 +104,14 @@ def test_the_other_format_is_a_film_too(tmp_path: Path) -> None:
     assert count == len(TO_GOAL) + 1 + HOLD
     assert seconds == pytest.approx(count / 4, abs=0.3)
     assert list(tmp_path.iterdir()) == [tmp_path / "f.mp4"]
+
+
+def test_what_cannot_be_drawn_is_refused_beforehand(tmp_path: Path) -> None:
+    check_film(AGENT, tmp_path / "f.gif", 5)
+    with pytest.raises(EnvironmentFailed, match="expected a picture, its render mode draws none"):
+        check_film(AGENT, tmp_path / "f.gif", 5, lambda: gymnasium.make("MiniGrid-Empty-5x5-v0"))
+    with pytest.raises(BadRequest, match="expected a folder at"):
+        check_film(AGENT, tmp_path / "none" / "f.gif", 5)
+    with pytest.raises(BadRequest, match=r"ends in \.gif or \.mp4"):
+        check_film(AGENT, tmp_path / "f.png", 5)
+    assert not list(tmp_path.iterdir())

@@ -311,7 +311,7 @@ def _next(table: Table, model: Model) -> str:
     """Edit the dyad that writes (or, without one, reads) most plainly."""
     trained = [row for row in table.head(200).rows if not row["untrained"]] or table.rows[:1]
     top = next((row for row in trained if row["side"] == "write"), trained[0])
-    if "action_out" in model.bases:
+    if "action_out" in model.bases and str(model.frame) == "raw":
         arm = shlex.quote(f"{top['site']}:{top['dyad']}*0")
         return f"covector rollout {model.words} --arm edit={arm} --episodes 100"
-    return f"covector svd {model.words} {top['site']} --basis {top['basis']}"
+    return f"covector svd {model.words} {top['site']} --basis {top['basis']}{model.framing}"

@@ -21,10 +21,12 @@ from covector.linalg.chance import threshold
 from covector.linalg.svd import svd
 from covector.linalg.trials.ranks import RankCorrelation, rank_correlation_interval
 from covector.model.opened import Model
+from covector.model.overlay import Change
 from covector.render import Column, Scatter, Table
 from covector.run.decoder import Decoder
 from covector.run.direct import straight_values, writes_straight
 from covector.run.replay import Moments, values
+from covector.study.agent import Agent
 
 NAN = float("nan")
 SCORES = ("cos", "contrast", "gain", "straight")
@@ -95,7 +97,7 @@ def behaviour(x: Experiment, decoder: Decoder, seen: Moments) -> Table:
     every score with every effect stand in ``meta`` and the first in the sentence; shuffled and resampled within sites.
     """
     plain = values(decoder, seen)
-    direct = _straight(x, decoder, seen, plain)
+    direct = straight_effects(x.agent, decoder, seen, plain, {arm.name: arm.part.change for arm in x.arms})
     clean, rows = x.returns(CLEAN), []
     for arm in x.arms:
         s, (other, kl) = scored(x.model, arm), x.diverged[arm.name]
@@ -133,12 +135,18 @@ def behaviour(x: Experiment, decoder: Decoder, seen: Moments) -> Table:
     return Table(columns, meta, *_said(x, rows, related), picture=lambda _: _scatter(rows), key=("site", "dyad"))
 
 
-def _straight(x: Experiment, decoder: Decoder, seen: Moments, plain: np.ndarray) -> dict[str, float]:
-    ways = [arm for arm in x.arms if writes_straight(decoder, arm.part.change)]
-    found = dict.fromkeys((arm.name for arm in x.arms), NAN)
+def straight_effects(
+    agent: Agent, decoder: Decoder, seen: Moments, plain: np.ndarray, changes: Mapping[str, Change]
+) -> dict[str, float]:
+    """How far each change moves the action (see `apart`) if it reaches the outputs alone; NaN where that is undefined.
+
+    `plain`: the action outputs [moment, action] without a change.
+    """
+    ways = {name: change for name, change in changes.items() if writes_straight(decoder, change)}
+    found = dict.fromkeys(changes, NAN)
     if ways:
-        moved = straight_values(decoder, seen, [arm.part.change for arm in ways])
-        found |= {arm.name: apart(x.agent, plain, other)[1] for arm, other in zip(ways, moved, strict=True)}
+        moved = straight_values(decoder, seen, list(ways.values()))
+        found |= {name: apart(agent, plain, other)[1] for name, other in zip(ways, moved, strict=True)}
     return found
 
 

@@ -4,12 +4,12 @@ Source: theory page F14; `docs/theory/rollouts.md`.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import log_softmax
 
-from covector.analyses.edit_controls import OUTPUT, dyad_changes, effect_sizes, random_changes, sources
+from covector.analyses.edit_controls import NORM, OUTPUT, dyad_changes, effect_sizes, random_changes, sources
 from covector.analyses.edit_setup import Part
 from covector.errors import BadRequest, EnvironmentFailed
 from covector.model.opened import Model
@@ -23,7 +23,9 @@ from covector.run.replay import Moments, values
 from covector.study.agent import Agent
 from covector.study.edit import Edit
 
-CLEAN, SHAM, CONTROL, DYAD = "clean", "sham", "random", "dyad"
+CLEAN, SHAM, CONTROL, DYAD, NORMED = "clean", "sham", "random", "dyad", "norm"
+# What kinds of controls are called.
+KINDS = {CONTROL: "random", DYAD: "other dyad", NORMED: "random, equal ‖ΔM‖"}
 
 
 @dataclass(frozen=True)
@@ -76,14 +78,21 @@ def sham(model: Model, arms: Sequence[Arm]) -> Change:
     return Change(tuple(Update(u.tensor, 0 * u.left, u.right, u.head) for u in updates.values()))
 
 
-def controls_of(matching: Matching, arms: Sequence[Arm], inputs: Mapping[str, np.ndarray]) -> dict[str, Change]:
-    """Controls by name, ``arm/random/7`` and ``arm/dyad/3``: random changes of equal E‖Δoutput‖², and other dyads."""
+def controls_of(
+    matching: Matching, arms: Sequence[Arm], inputs: Mapping[str, np.ndarray], normed: int = 0
+) -> dict[str, Change]:
+    """Controls by name, ``arm/random/7``, ``arm/dyad/3`` and ``arm/norm/2``.
+
+    Random changes of equal E‖Δoutput‖², other dyads, and `normed` random changes of equal ‖ΔM‖ of the map.
+    """
     found = {}
     for index, arm in enumerate(arms):
         for i, change in enumerate(random_changes(matching, arm.part, inputs, OUTPUT, index)):
             found[f"{arm.name}/{CONTROL}/{i}"] = change
         for i, change in enumerate(dyad_changes(matching, arm.part, index)):
             found[f"{arm.name}/{DYAD}/{i}"] = change
+        for i, change in enumerate(random_changes(replace(matching, draws=normed), arm.part, inputs, NORM, index)):
+            found[f"{arm.name}/{NORMED}/{i}"] = change
     return found
 
 

@@ -16,7 +16,7 @@ def panels(x: Experiment, seed: int | None = None) -> list[Panel]:
     that was not played.
     """
     control = _median_control(x)
-    count = x.options.control_episodes if control else x.options.episodes
+    count = x.options.control_episodes if control else x.count(CLEAN, *(arm.name for arm in x.arms))
     seeds = list(x.options.seeds[:count])
     if seed is not None and seed not in seeds:
         raise BadRequest(f"--record-seed: expected one of the seeds played, {seeds[0]}–{seeds[-1]}, got {seed}")

@@ -3,7 +3,7 @@
 import numpy as np
 
 from covector.analyses.rollout import Experiment
-from covector.analyses.rollout_arms import CLEAN
+from covector.analyses.rollout_arms import CLEAN, KINDS
 from covector.linalg.trials.survival import kaplan_meier
 from covector.render import Curve, Scatter
 
@@ -40,7 +40,7 @@ def effects_among_controls(x: Experiment) -> Scatter:
     n, points = x.options.control_episodes, []
     clean = x.returns(CLEAN, count=n)
     for name in [*x.controls, *(arm.name for arm in x.arms)]:
-        kind = "edit" if name not in x.controls else "random change" if "/random/" in name else "other dyad"
+        kind = KINDS[name.split("/")[-2]].replace("random", "random change") if name in x.controls else "edit"
         effect = float((x.returns(name, count=n) - clean).mean())
         points.append((x.diverged[name][0], effect, name if kind == "edit" else "", kind))
     random = np.array([p[1] for p in points if p[3] == "random change"])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from covector.analyses.rollout import Experiment
-from covector.analyses.rollout_arms import CLEAN, CONTROL, DYAD, SHAM
+from covector.analyses.rollout_arms import CLEAN, CONTROL, DYAD, KINDS, NORMED, SHAM
 from covector.analyses.rollout_picture import effects_among_controls, survival
 from covector.analyses.rollout_words import said_by_arm, said_by_control
 from covector.errors import BadRequest
@@ -34,6 +34,8 @@ def by_arm(x: Experiment) -> Table:
     deviations of true control effects the edit lies from their mean (a model). ``other`` is the share of clean moments
     at which the arm would act otherwise, ``p_other`` its rank among the random changes. ``p_time``: log-rank of time
     to failure, labels swapped within seeds. ``finds``: the smallest paired change found with 80 % power at .05.
+    Where edits could stop early ``change`` is median-unbiased and, with interval and p, corrected for the stop (by
+    stages); ``plain`` is the mean; ``p_success``, ``p_time`` and the controls' ranks are of the episodes played.
     """
     rows = [r for target in x.targets for r in _arms(x, target)]
     edits = [r for r in rows if r["kind"] == "edit"]
@@ -51,16 +53,21 @@ def by_arm(x: Experiment) -> Table:
         Column("arm", [r["arm"] for r in rows], about="clean: the agent as it is; sham: a change of zero"),
         *([column("asked", about="the return asked for")] if several else []),
         column("return", about="mean over episodes"),
-        column("change", about="mean change of the return on the same seeds, arm − clean"),
-        column("change_low", about="95 % interval of the change (BCa, paired)"),
+        *([Column("decided", [_ended(x, r["arm"]) for r in rows], about="after how many episodes its change was clear"),
+           Column("episodes", np.array([r["episodes"] for r in rows]))] if x.stopping else []),
+        column("change", about="change of the return on the same seeds, arm − clean"
+               + (": median-unbiased after stopping" if x.stopping else ": mean")),
+        column("change_low", about="95 % interval of the change " + _interval(x)),
         column("change_high", about="upper end"),
-        column("p", about="chance of a change as large if arm and clean were exchangeable (sign flips, two-sided)"),
+        column("p", about="chance of a change as large if arm and clean were exchangeable (sign flips, two-sided)"
+               + (", over all looks up to the stop" if x.stopping else "")),
         column("success", "", 2, about=f"share of episodes: {x.agent.success or 'no rule'}"),
         column("length", "steps", 1, "mean length of an episode"),
         column("other", "", 2, "share of clean moments at which it would act otherwise"),
         column("worse", "", 2, "share of random changes of equal output that lower the return as much or more"),
         column("p_random", about="rank of the edit among them, low side: (1 + as low) / (1 + controls)"),
         column("p_dyads", about="the same rank among the other dyads of the matrix, same ε"),
+        column("p_norm", about="the same rank among random changes of equal ‖ΔM‖"),
         column("spreads", "sd", 1, "from the controls' mean, in sd of their true effects (a model); – without such"),
         column("holm", about="of p: Holm over the edits" + (" and targets" if several else "")),
         column("holm_random", about="of p_random: Holm over the edits"),
@@ -73,14 +80,25 @@ def by_arm(x: Experiment) -> Table:
         column("p_other", about="share of random changes of equal output that change as many actions"),
         column("finds", about="smallest true change of the mean return found with 80 % power at .05"),
         column("score", "%", 1, "normalised: 0 a random policy, 100 an expert"),
-        Column("episodes", np.array([r["episodes"] for r in rows])),
+        *([column("plain", about="mean change, too far from zero where an edit stopped early")] if x.stopping else
+          [Column("episodes", np.array([r["episodes"] for r in rows]))]),
         Column("edit", [r["edit"] for r in rows], about="what is changed"),
     ]  # fmt: skip
     drop = {"score"} if x.agent.score is None else set()
     drop |= set() if x.agent.success else {"success", "p_success"}
+    drop |= set() if x.options.norm_controls else {"p_norm"}
     columns = [c for c in columns if c.name not in drop]
     key = ("arm", "asked") if several else ("arm",)
     return Table(columns, x.meta, *said_by_arm(x, rows), picture=lambda _: survival(x), key=key)
+
+
+def _ended(x: Experiment, arm: str) -> str:
+    stop = x.stops.get(arm)
+    return "–" if stop is None else f"at {stop.episodes}" if stop.decided else "not"
+
+
+def _interval(x: Experiment) -> str:
+    return "(stage-wise order; the standard error at the stop taken as known)" if x.stopping else "(BCa, paired)"
 
 
 def _arms(x: Experiment, target: float) -> Iterator[dict[str, Any]]:
@@ -108,16 +126,19 @@ def _row(x: Experiment, arm: str, target: float, edit: str, kind: str) -> dict[s
 
 
 def _against_clean(x: Experiment, arm: str, target: float) -> dict[str, float]:
-    changes = x.returns(arm, target) - x.returns(CLEAN, target)
+    n = x.count(arm, CLEAN)
+    changes = x.returns(arm, target, n) - x.returns(CLEAN, target, n)
     paired = paired_difference(changes, seed=x.options.seed)
-    times = [(x.times(a, target), x.failed(a, target)) for a in (CLEAN, arm)]
+    times = [(x.times(a, target, n), x.failed(a, target, n)) for a in (CLEAN, arm)]
     rank, _ = paired_log_rank(*times, seed=x.options.seed)
     row = {
         "change": float(paired.mean), "change_low": float(paired.low), "change_high": float(paired.high),
         "p": float(paired.p), "p_time": rank.p,
         "finds": detectable_difference(float(paired.sd), len(changes)) if float(paired.sd) > 0 else 0.0,
     }  # fmt: skip
-    before, after = x.successes(CLEAN, target), x.successes(arm, target)
+    if x.stopping and arm in x.stops:
+        row |= x.stopping.corrected(x.stops[arm], changes) | {"finds": NAN}
+    before, after = x.successes(CLEAN, target, n), x.successes(arm, target, n)
     if before is not None and after is not None:
         row["p_success"] = paired_shares(before, after).p
     return row
@@ -126,7 +147,7 @@ def _against_clean(x: Experiment, arm: str, target: float) -> dict[str, float]:
 def _among_controls(x: Experiment, arm: str, seed: int) -> dict[str, float]:
     other, kl = x.diverged[arm]
     row = {"other": other, "kl": kl}
-    clean, own, n = x.returns(CLEAN), x.returns(arm), x.options.control_episodes
+    clean, own, n = x.returns(CLEAN, count=x.count(arm)), x.returns(arm), x.options.control_episodes
     random = x.names(arm, CONTROL)
     if random:
         played = np.array([x.returns(name, count=n) for name in random])
@@ -136,11 +157,13 @@ def _among_controls(x: Experiment, arm: str, seed: int) -> dict[str, float]:
         row["p_other"] = two_sided_p(other, np.array([x.diverged[name][0] for name in random]))
         if len(random) > 2:
             away = distance_from_controls(clean, own, played, seed=seed)
-            apart = away.controls.sd > ROUNDING * float(np.abs(clean).max())
+            # Rounding of squares, so that controls that all do the same have no spread.
+            apart = away.controls.variance > ROUNDING * float(np.abs(clean).max()) ** 2
             row["spreads"] = away.spreads if apart else NAN
-    dyads = x.names(arm, DYAD)
-    if dyads:
-        row["p_dyads"] = rank_among(clean, own, np.array([x.returns(name, count=n) for name in dyads])).p_low
+    for kind, column in ((DYAD, "p_dyads"), (NORMED, "p_norm")):
+        names = x.names(arm, kind)
+        if names:
+            row[column] = rank_among(clean, own, np.array([x.returns(name, count=n) for name in names])).p_low
     return row
 
 
@@ -154,8 +177,8 @@ def by_control(x: Experiment) -> Table:
     n, rows = x.options.control_episodes, []
     clean = x.returns(CLEAN, count=n)
     for arm in x.arms:
-        for name in (arm.name, *x.names(arm.name, CONTROL), *x.names(arm.name, DYAD)):
-            kind = "edit" if name == arm.name else "random" if f"/{CONTROL}/" in name else "other dyad"
+        for name in (arm.name, *(n for kind in KINDS for n in x.names(arm.name, kind))):
+            kind = "edit" if name == arm.name else KINDS[name.split("/")[-2]]
             effect = x.returns(name, count=n) - clean
             rows.append((arm.name, kind, name, float(effect.mean()), float(effect.std(ddof=1) / n**0.5),
                          *x.diverged[name]))  # fmt: skip

@@ -4,11 +4,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from covector.analyses.rollout import Experiment, Options
+from covector.analyses.rollout_stopping import said_of_stops
 from covector.linalg.trials.calibration import Calibration
 
 Words = tuple[str, str, str, str]
 # With fewer controls no rank reaches .05.
 FEWEST = 19
+# Looks of --stop where --looks is not given.
+LOOKS = 5
 
 
 def _title(x: Experiment, more: str) -> str:
@@ -23,6 +26,8 @@ def said_by_arm(x: Experiment, rows: Sequence[Mapping[str, Any]]) -> Words:
     text += "." if clean["success"] != clean["success"] else f" and succeeds in {clean['success']:.0%} of episodes."
     for row in edits[:3]:
         text += " " + _of_edit(x, row)
+    if x.stopping:
+        text += said_of_stops(x.stopping, x.stops)
     if not x.sham_is_clean:
         text += " The sham differs from clean: this machine does not repeat itself, and paired changes are not exact."
     versions = ", ".join(f"{name} {number}" for name, number in x.packages.items())
@@ -34,7 +39,10 @@ def said_by_arm(x: Experiment, rows: Sequence[Mapping[str, Any]]) -> Words:
         no = f"Episodes of {x.agent.environment.id} under {versions}; without controls, not what a random edit does."
     if not edits:
         no = f"Episodes of {x.agent.environment.id} under {versions}; nothing was edited, so nothing is said of causes."
-    return _title(x, f"{x.options.episodes} episodes per arm"), text, no, _next(x)
+    if x.stopping:
+        no += " An edit that is not decided may still do something small."
+    most = f"up to {x.options.episodes} episodes per arm, {len(x.stopping.ends)} looks" if x.stopping else ""
+    return _title(x, most or f"{x.options.episodes} episodes per arm"), text, no, _next(x)
 
 
 def _of_edit(x: Experiment, row: Mapping[str, Any]) -> str:
@@ -64,10 +72,12 @@ def _played(x: Experiment) -> str:
     usual, own = Options(), x.options
     numbers = (("--episodes", own.episodes, usual.episodes), ("--first-seed", own.first_seed, usual.first_seed))
     if x.arms:
-        numbers += (("--controls", own.controls, usual.controls),)
+        numbers += (("--controls", own.controls, usual.controls), ("--norm-controls", own.norm_controls, 0))
     if x.controls:
         numbers += (("--control-episodes", own.control_episodes, usual.control_episodes),)
     found = "".join(f" {option} {value}" for option, value, default in numbers if value != default)
+    if own.looks:
+        found += " --stop" + (f" --looks {own.looks}" if own.looks != LOOKS else "")
     return found + (f" --target={','.join(f'{t:g}' for t in own.targets)}" if own.targets else "")
 
 
@@ -81,7 +91,8 @@ def said_by_control(x: Experiment) -> Words:
     for arm in x.arms:
         effects = x.control_effects(arm.name).mean(axis=1) if x.names(arm.name, "random") else []
         if len(effects):
-            own = float((x.returns(arm.name) - x.returns("clean"))[: x.options.control_episodes].mean())
+            n = x.options.control_episodes
+            own = float((x.returns(arm.name, count=n) - x.returns("clean", count=n)).mean())
             parts.append(
                 f"'{arm.name}' {own:+.3f} where random changes give {min(effects):+.3f} to {max(effects):+.3f}"
             )
@@ -97,7 +108,7 @@ def said_by_episode(x: Experiment) -> Words:
     """As `said_by_arm`, for single episodes."""
     return (
         _title(x, "episode by episode"),
-        f"{x.options.episodes} seeds from {x.options.first_seed}; the same seed is the same beginning in every arm.",
+        f"{x.count('clean')} seeds from {x.options.first_seed}; the same seed is the same beginning in every arm.",
         "After the first different action two arms see different things: single episodes say little about causes.",
         _next(x).replace(" --by control", ""),
     )

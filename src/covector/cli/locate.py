@@ -1,13 +1,26 @@
 """`covector locate`: where a basis, or a few of its labels, is read or written most strongly."""
 
 import dataclasses
+import sys
 import time
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from covector.cli.options import Device, Dtype, FrameName, Json, Layout, ModelRef, Out, Plot, Quiet, Seed, Strict
+from covector.cli.options import (
+    AgentNames,
+    Device,
+    Dtype,
+    FrameName,
+    Json,
+    Layout,
+    ModelRef,
+    Out,
+    Plot,
+    Quiet,
+    Seed,
+    Strict,
+)
 
 # What 120 columns hold with addresses in full; the rest (p, q, p_energy, rank) is in --json and --out.
 ON_SCREEN = ("site", "side", "gain", "gain_level", "z", "familywise", "first", "cos", "cos_level", "label", "dyad",
@@ -36,7 +49,9 @@ def locate(
     side: Annotated[str, typer.Option("--side", help="both, read (with queries and keys) or write.")] = "both",
     by: Annotated[
         str,
-        typer.Option("--by", help="places; dyads: every dyad × label; contrasts: what a softmax sees of every dyad."),
+        typer.Option(
+            "--by", help="places; dyads: × label; contrasts: what a softmax sees of each; clusters: of dyads by labels."
+        ),
     ] = "places",
     dyads: Annotated[int, typer.Option("--dyads", help="With --by: how many dyads of every place.")] = 8,
     contrast: Annotated[
@@ -54,12 +69,12 @@ def locate(
         list[str] | None,
         typer.Option("--curve", help="A dyad along the timesteps: L0H0.qk:0.key (repeatable); or components of them."),
     ] = None,
+    total: Annotated[
+        bool, typer.Option("--total", help="With action_out --by dyads: also run it, each dyad removed alone.")
+    ] = False,
     top: Annotated[int, typer.Option("--top", help="Rows on the screen; 0 for all. Files hold them all.")] = 15,
     draws: Annotated[int, typer.Option("--draws", help="Random rotations, directions, bootstrap samples.")] = 1000,
-    agent: Annotated[
-        Path | None,
-        typer.Option("--agent", metavar="FILE", help="Its agent.json (default: beside the weights)."),
-    ] = None,
+    agent: AgentNames = None,
     frame: FrameName = "raw",
     layout: Layout = None,
     seed: Seed = 0,
@@ -77,6 +92,7 @@ def locate(
     """
     from covector.analyses.locate import locate as locate_in
     from covector.cli.locate_agent import Asked, looked
+    from covector.cli.opening import as_agent
     from covector.cli.opening import opened as open_model
     from covector.cli.output import emit, write
     from covector.cli.run_options import check_run_options
@@ -91,14 +107,18 @@ def locate(
         by, sites, side, dyads, tuple(contrast or ()), grid, path, tuple(curve or ()), concepts, left, draws, seed
     )
     kind = asked.kind
-    opened = open_model(model, layout, frame=frame, strict=strict)
-    if agent is not None:
-        opened = _as_agent(opened, agent)
+    if total and kind != "dyads":
+        raise BadRequest("--total: expected action_out --by dyads with it; it measures what removing each dyad does")
+    opened = as_agent(open_model(model, layout, frame=frame, strict=strict), agent)
     if kind == "places":
         found = locate_in(opened, basis, side=side, sites=sites, concept=concepts, without=left, draws=draws, seed=seed)
         on_screen, unit = ON_SCREEN, "strongest"
     else:
         (found, on_screen), unit = looked(opened, basis, asked), "first"
+    if total:
+        from covector.rollouts import with_total_effects
+
+        found = with_total_effects(found, model, agent=agent, layout=layout, tell=None if quiet else _say)
     seconds = time.perf_counter() - start
     write(found, out=out, plot=plot)
     shown = found
@@ -112,22 +132,14 @@ def locate(
     emit(shown, as_json=json, out=None, plot=None, quiet=quiet, seconds=seconds)
 
 
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
 def _empty(name: str, values) -> bool:
     """Whether a column says nothing here: no label untrained, one basis only, nothing that is written."""
     if name == "untrained":
         return not any(values)
     if name == "basis":
         return len(set(values)) == 1
-    return name == "direct" and all(v != v for v in values)
-
-
-def _as_agent(opened, path: Path):
-    """The model with the names, and the untrained heads, of an agent file."""
-    from covector.io.agent_file import read_agent
-    from covector.study.agent import state_labels
-
-    found = read_agent(path)
-    given = {"state": state_labels(found), "action": found.actions}
-    labels = {name: names for name, names in given.items() if names and name not in opened.labels}
-    untrained = {"untrained": list(found.untrained)} if found.untrained else {}
-    return dataclasses.replace(opened, labels={**opened.labels, **labels}, identity={**opened.identity, **untrained})
+    return name in ("direct", "straight") and all(v != v for v in values)

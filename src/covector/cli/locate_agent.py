@@ -12,14 +12,16 @@ if TYPE_CHECKING:
 
 # What 120 columns hold; the rest is in --json and --out.
 ON_SCREEN = {
-    "dyads": ("site", "side", "dyad", "basis", "label", "cos", "p", "q", "means", "direct", "untrained"),
+    "dyads": ("site", "side", "dyad", "basis", "label", "cos", "p", "q", "means", "direct", "straight", "total",
+              "untrained"),
+    "clusters": ("cluster", "site", "side", "dyad", "silhouette", "cos", "label", "like"),
     "contrasts": ("site", "side", "dyad", "energy", "energy_level", "q", "contrast", "cos", "cos_level", "actions"),
     "map": ("channel", "cells", "I", "I_level", "p", "familywise", "p_direction", "fam_direction", "peak", "cos"),
     "curve": ("direction", "swing", "swing_level", "p_swing", "trend", "trend_level", "p_trend", "peak", "peak_level",
               "step", "familywise"),
     "components": ("component", "share", "share_level", "with_time", "p_time"),
 }  # fmt: skip
-BY = ("places", "dyads", "contrasts")
+BY = ("places", "dyads", "contrasts", "clusters")
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ def looked(model: "Model", basis: str, asked: Asked) -> tuple["Table", tuple[str
     """The table of any way but places, and its columns on the screen."""
     from covector.analyses.agent_map import agent_map
     from covector.analyses.agent_map_contrasts import action_contrasts
+    from covector.analyses.dyad_clusters import dyad_clusters
 
     if asked.map:
         return _map(model, basis, asked), ON_SCREEN["map"]
@@ -71,6 +74,11 @@ def looked(model: "Model", basis: str, asked: Asked) -> tuple["Table", tuple[str
     chosen = {"sites": asked.sites, "side": asked.side, "dyads": asked.dyads}
     if asked.by == "dyads":
         return agent_map(model, basis, **chosen, without=asked.without), ON_SCREEN["dyads"]
+    if asked.by == "clusters":
+        chosen |= {"side": "read" if asked.side == "both" else asked.side}
+        return dyad_clusters(model, basis, **chosen, draws=min(asked.draws, 200), seed=asked.seed), ON_SCREEN[
+            "clusters"
+        ]
     more = {"contrasts": asked.contrasts, "draws": asked.draws, "seed": asked.seed}
     return action_contrasts(model, basis, **chosen, **more), ON_SCREEN["contrasts"]
 

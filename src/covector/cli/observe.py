@@ -194,6 +194,7 @@ def feature(
     template: Template = None,
     fill: Fill = None,
     prompts: Prompts = None,
+    inputs: Inputs = None,
     bos: Bos = "auto",
     at: At = "end",
     policy: Annotated[
@@ -212,9 +213,9 @@ def feature(
     quiet: Quiet = False,
 ) -> None:
     """The task's feature at the input of a path: its length after each step, from weights alone or at prompts."""
-    given = bool(template or fill or prompts)
+    given = bool(template or fill or prompts or inputs)
     if given:
-        check_prompts(template, fill, prompts)
+        check_prompts(template, fill, prompts, inputs)
     from covector.analyses.feature_steps import feature_steps
     from covector.cli.opening import opened as open_model
     from covector.cli.output import emit
@@ -225,7 +226,7 @@ def feature(
     check_run_options(device, "float64")
     opened = open_model(model, layout, strict=strict)
     observable = observable_of(task, opened, output, centred)
-    pairs = pairs_of(opened, template, fill, prompts, bos) if given else []
+    pairs = pairs_of(opened, template, fill, prompts, bos, inputs) if given else []
     found, table = feature_steps(
         opened,
         observable,
@@ -238,7 +239,7 @@ def feature(
     )
     if out is not None:
         typer.echo(f"written: {save_feature(found, out)}", err=True)
-    table = continued(table, template, fill, prompts)
+    table = continued(table, template, fill, prompts, inputs, at)
     emit(table, as_json=json, out=None, plot=None, quiet=quiet, seconds=time.perf_counter() - start)
 
 

@@ -1,5 +1,7 @@
 """What a command's first argument opens: a model, or the model of an atlas."""
 
+import dataclasses
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +29,28 @@ def opened(
     check_device(device, dtype)
     found = _opened(ref, layout, frame, strict)
     return found if device == "cpu" else found.on(device)
+
+
+def as_agent(model: "Model", path: Path | None) -> "Model":
+    """The model with the names, and the untrained heads, of an agent file; as it is without one.
+
+    The file goes into the commands that results propose. Raises BadAgent.
+    """
+    if path is None:
+        return model
+    from covector.io.agent_file import read_agent
+    from covector.study.agent import state_labels
+
+    found = read_agent(path)
+    given = {"state": state_labels(found), "action": found.actions}
+    labels = {name: names for name, names in given.items() if names and name not in model.labels}
+    untrained = {"untrained": list(found.untrained)} if found.untrained else {}
+    return dataclasses.replace(
+        model,
+        labels={**model.labels, **labels},
+        identity={**model.identity, **untrained},
+        typed=f"{model.words} --agent {shlex.quote(str(path))}",
+    )
 
 
 def runner_of(runner: str, ref: str, layout: Path | None, *, dtype: str = "float64", device: str = "cpu"):

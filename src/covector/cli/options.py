@@ -49,6 +49,10 @@ FrameName = Annotated[
 Layout = Annotated[
     Path | None, typer.Option("--layout", metavar="FILE", help="layout.toml of a home-made model (default: beside it).")
 ]
+AgentNames = Annotated[
+    Path | None,
+    typer.Option("--agent", metavar="FILE", help="agent.json that names actions and states (default: beside it)."),
+]
 Strict = Annotated[bool, typer.Option("--strict", help="Refuse configuration keys that no adapter knows.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no sentences: the result only.")]
 

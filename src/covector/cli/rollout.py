@@ -8,7 +8,7 @@ import typer
 
 from covector.cli.options import Json, Layout, ModelRef, Out, Plot, Quiet, RunDevice, Seed
 
-BY = ("arm", "control", "episode", "target", "dyad")
+BY = ("arm", "control", "episode", "target", "actions", "dyad")
 Arms = Annotated[
     list[str] | None,
     typer.Option("--arm", help="An edit to try: 'L2.mlp.out:0*0', or NAME='L2.mlp.out:0*0' (repeatable)."),
@@ -37,8 +37,18 @@ def rollout(
     control_episodes: Annotated[
         int, typer.Option("--control-episodes", help="Episodes of every control: the first of the seeds.")
     ] = 30,
+    norm_controls: Annotated[
+        int, typer.Option("--norm-controls", help="Besides, so many random changes of equal ‖ΔM‖ per arm.")
+    ] = 0,
     target: Annotated[
         str | None, typer.Option("--target", help="Returns asked for, with commas (default: the agent file's).")
+    ] = None,
+    stop: Annotated[
+        bool,
+        typer.Option("--stop", help="Compare while playing; an edit stops when decided, 5 % error over all looks."),
+    ] = False,
+    looks: Annotated[
+        int | None, typer.Option("--looks", help="With --stop: how often arms are compared (5).", show_default=False)
     ] = None,
     first_seed: Annotated[
         int, typer.Option("--first-seed", help="Seed of the first episode; the others count up.")
@@ -49,7 +59,10 @@ def rollout(
     ] = None,
     dyads: Annotated[int, typer.Option("--dyads", help="With --each: the first so many dyads of each site.")] = 16,
     by: Annotated[
-        str | None, typer.Option("--by", help="What a row is: arm, control, episode, target; with --each dyad.")
+        str | None,
+        typer.Option(
+            "--by", help="What a row is: arm, control, episode, target, actions (dyads against them); with --each dyad."
+        ),
     ] = None,
     workers: Annotated[int | None, typer.Option("--workers", help="Processes (default: one per core).")] = None,
     engine: Annotated[str, typer.Option("--engine", help="processes, threads, or dask://host:port.")] = "processes",
@@ -88,27 +101,39 @@ def rollout(
         raise BadRequest(f"--by: expected {', '.join(BY)}, got '{by}'")
     if record is not None and record.suffix.lower() not in (".gif", ".mp4"):
         raise BadRequest(f"--record: expected a file that ends in .gif or .mp4, got '{record.name}'")
-    if by == "episode":
-        refuse_plot(plot, "rollout --by episode")
+    if record_seed is not None and not first_seed <= record_seed < first_seed + count:
+        raise BadRequest(
+            f"--record-seed: expected one of the seeds played, {first_seed}–{first_seed + count - 1}, got {record_seed}"
+        )
+    if by in ("episode", "actions"):
+        refuse_plot(plot, f"rollout --by {by}")
     if top < 0:
         raise BadRequest(f"--top: expected 0 (all) or more rows, got {top}")
     named, asked = named_arms(arm or []), _numbers(target)
+    if looks is not None and not stop:
+        raise BadRequest("--looks goes with --stop: how often arms are compared while they are played")
+    if stop and not named:
+        more = "--each compares all dyads on equal terms" if each else "it is the edits that stop"
+        raise BadRequest(f"--stop: expected an --arm; {more}, leave --stop out")
     if by == "control" and not (named and controls):
         raise BadRequest("--by control: expected an --arm and --controls above 0, whose rows these are")
     if by == "target" and len(asked) < 2:
         raise BadRequest(f"--by target: expected several returns asked for, got {len(asked)}; give --target 1,0.5,0")
     from covector.analyses.rollout import Options
+    from covector.analyses.rollout_actions import by_actions
     from covector.analyses.rollout_details import by_episode, by_target
     from covector.analyses.rollout_tables import by_arm, by_control
+    from covector.analyses.rollout_words import LOOKS
     from covector.rollouts import experiment
 
     options = Options(count, controls if named else 0, min(control_episodes, count), asked, first_seed,
-                      seed, dtype, device)  # fmt: skip
+                      seed, dtype, device, (looks if looks is not None else LOOKS) if stop else 0,
+                      norm_controls if named else 0)  # fmt: skip
     bar = Progress(quiet)
     try:
         found = experiment(
             model, named, agent=agent, env=env, layout=layout, options=options, on=engine, workers=workers, out=out,
-            each=each, dyads=dyads, progress=bar, tell=None if quiet else _say,
+            each=each, dyads=dyads, record=record, progress=bar, tell=None if quiet else _say,
         )  # fmt: skip
     except KeyboardInterrupt:
         bar.close()
@@ -122,7 +147,9 @@ def rollout(
 
         table = behaviour_table(found)
     else:
-        table = {"arm": by_arm, "control": by_control, "episode": by_episode, "target": by_target}[by](found)
+        tables = {"arm": by_arm, "control": by_control, "episode": by_episode, "target": by_target,
+                  "actions": by_actions}  # fmt: skip
+        table = tables[by](found)
     if record is not None:
         from covector.analyses.rollout_film import panels
         from covector.rollouts import filmed

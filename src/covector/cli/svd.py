@@ -6,7 +6,20 @@ from typing import Annotated
 
 import typer
 
-from covector.cli.options import Device, Dtype, FrameName, Json, Layout, ModelRef, Out, Plot, Quiet, Seed, Strict
+from covector.cli.options import (
+    AgentNames,
+    Device,
+    Dtype,
+    FrameName,
+    Json,
+    Layout,
+    ModelRef,
+    Out,
+    Plot,
+    Quiet,
+    Seed,
+    Strict,
+)
 from covector.errors import BadRequest
 
 
@@ -40,6 +53,7 @@ def svd(
     ] = False,
     draws: Annotated[int, typer.Option("--draws", help="Draws for --exact.")] = 2000,
     grid: Annotated[bool, typer.Option("--grid", help="Labels × dyads, coloured by value.")] = False,
+    agent: AgentNames = None,
     frame: FrameName = "raw",
     layout: Layout = None,
     seed: Seed = 0,
@@ -52,12 +66,13 @@ def svd(
     quiet: Quiet = False,
 ) -> None:
     """What a place reads and writes: its singular dyads against labelled bases, chance beside every score."""
+    from covector.cli.opening import as_agent
     from covector.cli.opening import opened as open_model
     from covector.cli.run_options import check_run_options
 
     start = time.perf_counter()
     check_run_options(device, dtype)
-    opened = open_model(model, layout, frame=frame, strict=strict)
+    opened = as_agent(open_model(model, layout, frame=frame, strict=strict), agent)
     opened.hash_ahead()  # beside the imports that follow
 
     from covector.analyses.readout import readout

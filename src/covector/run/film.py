@@ -7,6 +7,7 @@ whose episode is over stands still, framed: orange where it failed, blue where i
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -34,6 +35,24 @@ class Panel:
     episode: Episode
 
 
+def check_film(agent: Agent, path: Path, seed: int, factory: Factory | None = None) -> None:
+    """Whether `film` can write such a file: the environment is begun once from the seed and draws a picture.
+
+    Raises as `film`, and BadRequest where the folder of the file is not there.
+    """
+    _check_ending(path)
+    if not path.expanduser().absolute().parent.is_dir():
+        raise BadRequest(f"--record: expected a folder at '{path.parent}', there is none; make it, or name another")
+    if path.suffix.lower() == ".mp4":
+        _ffmpeg()
+    world = make(agent, factory, draws=True)
+    try:
+        world.begin(seed)
+        _drawn(world)
+    finally:
+        world.env.close()
+
+
 def film(agent: Agent, panels: Sequence[Panel], path: Path, factory: Factory | None = None, pace: float = 6.0) -> None:
     """Write the panels' episodes side by side to `path` (.gif or .mp4), `pace` frames a second.
 
@@ -41,8 +60,7 @@ def film(agent: Agent, panels: Sequence[Panel], path: Path, factory: Factory | N
     do not repeat themselves; EnvironmentFailed where the environment cannot draw; MissingExtra for .mp4 without
     imageio-ffmpeg.
     """
-    if path.suffix.lower() not in (".gif", ".mp4"):
-        raise BadRequest(f"--record: expected a file that ends in .gif or .mp4, got '{path.name}'")
+    _check_ending(path)
     if len({p.episode.seed for p in panels}) != 1:
         raise BadRequest("film: expected episodes of one seed, got several; the beginnings would differ")
     longest = max(p.episode.length for p in panels)
@@ -51,6 +69,27 @@ def film(agent: Agent, panels: Sequence[Panel], path: Path, factory: Factory | N
     frames = list(_together(reels))
     with written(path) as beside:
         _save(frames + frames[-1:] * HOLD, beside, path.suffix.lower(), pace)
+
+
+def _check_ending(path: Path) -> None:
+    if path.suffix.lower() not in (".gif", ".mp4"):
+        raise BadRequest(f"--record: expected a file that ends in .gif or .mp4, got '{path.name}'")
+
+
+def _drawn(world: World) -> np.ndarray:
+    try:
+        picture = world.picture()
+    except Exception as error:
+        raise EnvironmentFailed(
+            f"{world.agent.environment.id}: expected a picture, got {type(error).__name__}: {error}; without a "
+            "screen set MUJOCO_GL=egl (needs EGL of Mesa) or osmesa"
+        ) from error
+    if picture is None:
+        raise EnvironmentFailed(
+            f"{world.agent.environment.id}: expected a picture, its render mode draws none; leave --record out, or "
+            "make it with render_mode='rgb_array'"
+        )
+    return np.asarray(picture, dtype=np.uint8)
 
 
 class _Reel:
@@ -78,16 +117,7 @@ class _Reel:
             world.env.close()
 
     def _draw(self, world: World, step: int) -> None:
-        try:
-            picture = world.picture()
-        except Exception as error:
-            raise EnvironmentFailed(
-                f"{world.agent.environment.id}: expected a picture, got {type(error).__name__}: {error}; without a "
-                "screen set MUJOCO_GL=egl (needs EGL of Mesa) or osmesa"
-            ) from error
-        if picture is None:
-            raise EnvironmentFailed(f"{world.agent.environment.id}: expected a picture, its render mode draws none")
-        self.frames.append((step, np.asarray(picture, dtype=np.uint8)))
+        self.frames.append((step, _drawn(world)))
 
     def at(self, step: int) -> Image.Image:
         """The panel at a step: the last frame drawn until then, its head, and its frame once it is over."""
@@ -130,13 +160,7 @@ def _save(frames: Sequence[Image.Image], beside: Path, suffix: str, pace: float)
         first, *rest = (f.quantize(64, dither=Image.Dither.NONE) for f in frames)
         first.save(beside, format="GIF", save_all=True, append_images=rest, duration=round(1000 / pace), loop=0)
         return
-    try:
-        import imageio_ffmpeg
-    except ImportError as error:
-        raise MissingExtra(
-            "--record .mp4 needs the package imageio-ffmpeg, it is missing; pip install 'covector[film]', or record "
-            "a .gif"
-        ) from error
+    imageio_ffmpeg = _ffmpeg()
     width, height = (2 * (side // 2) for side in frames[0].size)
     writer = imageio_ffmpeg.write_frames(str(beside.with_suffix(".part.mp4")), (width, height), fps=round(pace),
                                          macro_block_size=2, ffmpeg_log_level="error")  # fmt: skip
@@ -145,3 +169,14 @@ def _save(frames: Sequence[Image.Image], beside: Path, suffix: str, pace: float)
         writer.send(np.ascontiguousarray(np.asarray(frame.convert("RGB"))[:height, :width]).tobytes())
     writer.close()
     beside.with_suffix(".part.mp4").replace(beside)
+
+
+def _ffmpeg() -> Any:
+    try:
+        import imageio_ffmpeg
+    except ImportError as error:
+        raise MissingExtra(
+            "--record .mp4 needs the package imageio-ffmpeg, it is missing; pip install 'covector[film]', or record "
+            "a .gif"
+        ) from error
+    return imageio_ffmpeg

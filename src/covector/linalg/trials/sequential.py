@@ -15,14 +15,19 @@ from scipy.special import ndtr, ndtri
 
 from covector.axes import Float
 from covector.errors import BadRequest
+from covector.linalg.chance.streams import Seed
 from covector.linalg.quadrature import gauss_legendre
 from covector.linalg.trials.crossing import crossing
+from covector.linalg.trials.paired import sign_flip_p
+from covector.linalg.trials.resample import DRAWS
 
 KINDS = ("o'brien-fleming", "pocock")
 # No boundary beyond: the normal tail there is 1e-19, below what the recursion resolves.
 FARTHEST = 9.0
 # Pieces of two standard deviations of the narrower increment with so many nodes: error below 1e-12.
 _NODES, _PIECE = 12, 2.0
+# A nominal p with fewer draws than this below it is not judged by drawn signs.
+_RESOLVED = 20
 
 Fractions = Float[np.ndarray, " k"]
 
@@ -87,6 +92,33 @@ def exit_probabilities(bounds: Fractions, fractions: Fractions, drift: float = 0
         down.append(path.tail_at(fraction, below=True)(bound))
         path = path.on(fraction, bound)
     return np.array(up), np.array(down)
+
+
+def p_at_look(differences: Float[np.ndarray, " n"], nominal: float, *, draws: int = DRAWS, seed: Seed = 0) -> float:
+    """Two-sided p of the pairs so far, to be compared with a look's `nominal`: of all signs where these can be counted.
+
+    Where signs have to be drawn, and too few of them would lie below `nominal`, Hoeffding's bound 2·exp(−T²/(2Σd²)) of
+    random signs stands for p: never too small, and below any nominal p if the effect is large enough. Which of them is
+    taken follows from `nominal` alone, so the level holds. Raises BadRequest as `sign_flip_p`.
+    """
+    found = sign_flip_p(differences, draws=draws, seed=seed)
+    if not found.draws or nominal >= _RESOLVED / draws:
+        return float(found.value)
+    z2 = float(differences.sum()) ** 2 / float(differences @ differences)
+    return min(1.0, 2 * float(np.exp(-z2 / 2)))
+
+
+def in_own_errors(plan: Looks, pairs: Float[np.ndarray, " k"], *, draws: int = DRAWS) -> Looks:
+    """The same looks with bounds on mean/(sd/√n) in place of T/√Σd², by which `p_at_look` judges n pairs.
+
+    With their own sd the differences of a large effect have a larger z than their signs, which cannot pass √n:
+    z² = n·c²/(n − c²), ∞ where c² ≥ n. An estimate with its own standard error needs these (`stopped`).
+    """
+    sure = plan.nominal >= _RESOLVED / draws
+    with np.errstate(divide="ignore"):
+        c2 = np.where(sure, plan.bound**2, 2 * (np.log(2) - np.log(plan.nominal)))
+        bound = np.sqrt(np.where(c2 < pairs, pairs * c2 / np.maximum(pairs - c2, 1e-300), np.inf))
+    return Looks(plan.fraction, bound, plan.nominal, plan.spent)
 
 
 @dataclass(frozen=True)
