@@ -1,4 +1,5 @@
-"""Claim: all heads' OV are decomposed 2.3 times faster, and a million times more exactly, than by TransformerLens.
+"""Claim: all heads' OV are decomposed 2.3 times faster, and a million times more exactly, than by TransformerLens; with
+all cores on either side, three times faster.
 
 24 heads of gpt2-medium's shape (d_model 1024, d_head 64), random directions, gains of both factors falling by a factor
 of 20. One process, one thread each, processor time, the two taking turns so that a busy neighbour slows both alike:
@@ -6,15 +7,22 @@ of 20. One process, one thread each, processor time, the two taking turns so tha
 * TransformerLens: ``FactoredMatrix(W_V, W_O).svd()``, float32, all heads in one call, as its users call it;
 * covector: `svd(Factored(W_V, W_O, …))` of each head, float64 throughout, with signs, gaps and storage noise.
 
-Both are then held against the SVD of the dense product in float64. Exits with 1 when the median ratio of the pairs is
-below 2.3, or when covector's gains are not right to 1e-11. Set up and run as benchmarks/README.md says.
+Then both with all cores, by the clock, taking turns too: TransformerLens with PyTorch's own threads, covector with one
+worker per core and one BLAS thread each, as an atlas is built.
+
+Both are held against the SVD of the dense product in float64. Exits with 1 when the median ratio of the pairs is below
+2.3 (target 2.7) or, by the clock, below 3 (target 4), or when covector's gains are not right to 1e-11. What covector
+says of each dyad besides (signs, gaps, noise) is part of its time; without it the ratio is printed too. Set up and run
+as benchmarks/README.md says.
 """
 
+import os
 import platform
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from statistics import median
-from time import process_time
+from time import perf_counter, process_time, sleep
 
 import numpy as np
 import torch
@@ -26,7 +34,8 @@ from covector.linalg.product_svd import product_dyads
 from covector.linalg.svd import SVD, svd
 
 D_MODEL, D_HEAD, HEADS, PAIRS, CHECKED = 1024, 64, 24, 9, 3
-AT_LEAST, EXACT = 2.3, 1e-11
+AT_LEAST, TARGET, EXACT = 2.3, 2.7, 1e-11
+BY_THE_CLOCK, CLOCK_TARGET = 3.0, 4.0
 # Condition of one factor, assumed; the product's is then about 100. From about 1000 on the slower route is taken.
 SPREAD = 20.0
 RESIDUAL = Space("residual", D_MODEL)
@@ -51,6 +60,28 @@ def ours(heads: list[tuple[np.ndarray, np.ndarray]]) -> list[SVD]:
 
 def theirs(W_V: torch.Tensor, W_O: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return FactoredMatrix(W_V, W_O).svd()
+
+
+def by_the_clock(
+    heads: list[tuple[np.ndarray, np.ndarray]], W_V: torch.Tensor, W_O: torch.Tensor
+) -> tuple[list[float], list[float]]:
+    """Seconds of TransformerLens and of covector with all cores, taking turns."""
+    cores = os.cpu_count() or 1
+    torch.set_num_threads(cores)
+    seconds: tuple[list[float], list[float]] = ([], [])
+    with ThreadPoolExecutor(cores) as pool:
+        for _ in range(PAIRS + 1):
+            start = perf_counter()
+            peer = theirs(W_V, W_O)
+            seconds[0].append(perf_counter() - start)
+            del peer
+            sleep(0.05)  # PyTorch's idle threads spin for a while
+            start = perf_counter()
+            found = list(pool.map(ours, [heads[i::cores] for i in range(cores)]))
+            seconds[1].append(perf_counter() - start)
+            del found
+    torch.set_num_threads(1)
+    return seconds[0][1:], seconds[1][1:]
 
 
 def errors(U: np.ndarray, S: np.ndarray, exact: tuple[np.ndarray, np.ndarray]) -> tuple[float, float, float]:
@@ -104,8 +135,18 @@ def main() -> int:
         f"  of which the dyads alone, without signs, gaps and noise: {1e3 * median(bare):.1f} ms, "
         f"ratio {median(seconds['TransformerLens']) / median(bare):.2f}"
     )
-    print(f"  ratio {median(ratios):.2f} (pairs {min(ratios):.2f} to {max(ratios):.2f}; claimed: at least {AT_LEAST})")
-    return 0 if median(ratios) >= AT_LEAST and worst["covector"][0] <= EXACT else 1
+    print(
+        f"  ratio {median(ratios):.2f} (pairs {min(ratios):.2f} to {max(ratios):.2f}; claimed: at least {AT_LEAST}, "
+        f"target {TARGET})"
+    )
+    clocks = by_the_clock(heads, W_V, W_O)
+    clock = median(a / b for a, b in zip(*clocks, strict=True))
+    print(
+        f"  all {os.cpu_count()} cores, by the clock: TransformerLens {1e3 * median(clocks[0]):.1f} ms, covector "
+        f"{1e3 * median(clocks[1]):.1f} ms; ratio {clock:.2f} (claimed: at least {BY_THE_CLOCK}, target {CLOCK_TARGET})"
+    )
+    fast = median(ratios) >= AT_LEAST and clock >= BY_THE_CLOCK
+    return 0 if fast and worst["covector"][0] <= EXACT else 1
 
 
 if __name__ == "__main__":

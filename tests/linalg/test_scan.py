@@ -90,3 +90,25 @@ def test_a_hundred_thousand_rows_are_all_there() -> None:
     rows = unit_rows(100_000, 48)
     query = np.random.default_rng(2).standard_normal((1, 48))
     assert np.all(np.abs(scan(rows, query) - exact(rows, query)) <= rounding(rows, query))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("k", [1, 4, 300])
+def test_no_product_is_large_enough_for_blas_to_start_threads_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, dtype: type, k: int
+) -> None:
+    # OpenBLAS divides a product of more than 2¹⁸ multiplications; in several workers at once that takes forty times as
+    # long. One row of it cannot be divided further.
+    sizes, matmul = [], np.matmul
+
+    def spied(a: np.ndarray, b: np.ndarray, **named: np.ndarray) -> np.ndarray:
+        sizes.append((a.shape[0], a.size * b.shape[1]))
+        return matmul(a, b, **named)
+
+    rows, queries = unit_rows(3000, 1024).astype(dtype), np.random.default_rng(1).standard_normal((k, 1024))
+    monkeypatch.setattr(module.np, "matmul", spied)
+    scores = scan(rows, queries)
+    monkeypatch.undo()
+    assert sizes
+    assert all(size <= 2**18 or count == 1 for count, size in sizes)
+    assert np.all(np.abs(scores - exact(rows, queries)) <= rounding(rows, queries))

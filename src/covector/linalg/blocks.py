@@ -5,7 +5,8 @@ the rounding of the weights. First-order perturbation turns dyad i towards dyad 
 being the root-mean-square entry ``uᵢᵀ·E·vⱼ`` of the noise (see `storage_noise`).
 """
 
-from itertools import pairwise
+from bisect import bisect_left
+from itertools import pairwise, starmap
 
 import numpy as np
 
@@ -37,8 +38,11 @@ def gaps(S: Float[np.ndarray, " r"], following: float, shape: tuple[int, int]) -
     if not S.size:
         return np.zeros(0)
     beyond = following if max(shape) > S.size else -np.inf
-    steps = -np.diff(np.concatenate([[np.inf], S, [beyond]]))
-    nearest = np.minimum(steps[:-1], steps[1:]) / S[0] + 0.0  # equal values differ by 0, not by −0
+    steps = np.empty(S.size + 1)
+    steps[0] = np.inf
+    steps[1:-1] = S[:-1] - S[1:]
+    steps[-1] = S[-1] - beyond
+    nearest = np.minimum(steps[:-1], steps[1:]) / S[0]
     return np.where(np.isfinite(nearest), nearest, 1.0)
 
 
@@ -82,7 +86,7 @@ def degenerate_blocks(
     """
     if not S.size:
         return ()
-    coupling = np.pad(coupling, (0, S.size - coupling.size), mode="edge")
+    coupling = np.concatenate([coupling, np.repeat(coupling[-1:], S.size - coupling.size)])
     reach = np.maximum(BLOCK_COUPLINGS * np.maximum(coupling[:-1], coupling[1:]), floor)
-    starts = [0, *(np.flatnonzero(-np.diff(S) > reach) + 1).tolist(), S.size]
-    return tuple(range(a, b) for a, b in pairwise(starts) if a < rank)
+    starts = [0, *(np.flatnonzero(S[:-1] - S[1:] > reach) + 1).tolist(), S.size]
+    return tuple(starmap(range, pairwise(starts[: bisect_left(starts, rank) + 1])))

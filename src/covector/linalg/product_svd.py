@@ -14,6 +14,7 @@ whatever order their columns come; without pivots a shuffled graded factor loses
 Source: Drmač 1998; Drmač and Veselić 2008 for gejsv; measured in tests/linalg/test_svd_accuracy.py.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,9 @@ from scipy.linalg import qr as householder_qr
 from covector.axes import Float
 from covector.linalg.dyads import BACKWARD_ERROR, EPS, RELATIVE_ACCURACY, Dyads, is_absolute, numerical_rank
 
-_cholesky, _invert_triangle, _jacobi = get_lapack_funcs(("potrf", "trtri", "gejsv"), dtype=np.float64)
+_cholesky, _invert_triangle, _divide_and_conquer, _jacobi = get_lapack_funcs(
+    ("potrf", "trtri", "gesdd", "gejsv"), dtype=np.float64
+)
 
 # Largest κ_F(scaled factor)²·eps for which Cholesky of the Gram is used: 25 times below where orthogonality of the
 # vectors was measured to reach 1e-11 (κ_F²·eps = 5e-9).
@@ -43,36 +46,57 @@ class Measured:
     reach: tuple[Float[np.ndarray, " r"], Float[np.ndarray, " r"]]
 
 
+# What makes the sign of each dyad canonical: from the written directions, 1 or -1 for each.
+Signs = Callable[[Float[np.ndarray, "r m"]], Float[np.ndarray, " r"]]
+
+
 def product_dyads(A: Float[np.ndarray, "n r"], B: Float[np.ndarray, "r m"]) -> tuple[Dyads, Measured]:
     """Return the singular triples of ``A @ B`` above numerical rank, and the norms that were met on the way.
 
     U and Vh are orthonormal to 1e-11. A singular value not marked `absolute` is right to 1e-11 of itself; a marked one
-    to 8·eps·‖A‖₂·‖B‖₂. Costs about 8dr² + 30r³ flop for d x r and r x d factors, and four d x r doubles.
-    Values must be finite (the caller checks).
+    to 8·eps·‖A‖₂·‖B‖₂. Costs about 8dr² + 30r³ flop for d x r and r x d factors, and four d x r doubles. Signs are as
+    they fall. Values must be finite (the caller checks).
     """
+    return by_gram(A, B) or by_jacobi(A, B)
+
+
+def by_gram(
+    A: Float[np.ndarray, "n r"], B: Float[np.ndarray, "r m"], signs: Signs | None = None
+) -> tuple[Dyads, Measured] | None:
+    """The fast route; None where a factor is wide, not finite or too ill-conditioned, or the tail needs more digits.
+
+    Both vectors of a dyad are multiplied by what `signs` says of Vh; without it signs are as they fall. Each factor and
+    each result is used as soon as it is there, while it is in a core's own cache.
+    """
+    if not 0 < A.shape[1] <= min(A.shape[0], B.shape[1]):
+        return None
     a = np.asarray(A, dtype=np.float64)
+    with np.errstate(all="ignore"):
+        left = _gram_factor(a.T @ a)
+    if left is None:
+        return None
     b = np.asarray(B, dtype=np.float64)
-    fast = _by_cholesky(a, b) if 0 < a.shape[1] <= min(a.shape[0], b.shape[1]) else None
-    return fast if fast is not None else _by_jacobi(a, b)
-
-
-def _by_cholesky(a: np.ndarray, b: np.ndarray) -> tuple[Dyads, Measured] | None:
-    """The fast route, or None where a factor is too ill-conditioned for a Gram or the tail needs more digits."""
-    left, right = _gram_factor(a.T @ a), _gram_factor(b @ b.T)
-    if left is None or right is None:
+    with np.errstate(all="ignore"):
+        right = _gram_factor(b @ b.T)
+    if right is None:
         return None
     core = (left.lower.T * (left.scale * right.scale)) @ right.lower
-    left_small, S, right_small = np.linalg.svd(core)
-    size = left.spectral * right.spectral
+    # LAPACK wants columns together, which the transpose has; its left vectors are then the right ones here.
+    right_small, S, left_small, failed = _divide_and_conquer(core.T, overwrite_a=1)
+    left_small, right_small = left_small.T, right_small.T
     # The r x r SVD sees its own largest entries only. A tail below its accuracy may still be in the factors: ask there.
-    if is_absolute(S, size).any():
+    if failed or is_absolute(S, left.spectral * right.spectral).any():
         return None
-    U = a @ ((left.inverse.T @ left_small) / left.scale[:, None])
-    Vh = ((right_small @ right.inverse) / right.scale) @ b
-    reach = (
-        np.linalg.norm((left.lower.T * left.scale).T @ left_small, axis=0),
-        np.linalg.norm((right.scale[:, None] * right.lower) @ right_small.T, axis=0),
-    )
+    into_left = (left.inverse.T @ left_small) / left.scale[:, None]
+    into_right = (right_small @ right.inverse) / right.scale
+    Vh = into_right @ b
+    if signs is not None:
+        chosen = signs(Vh)
+        np.multiply(Vh, chosen[:, None], out=Vh)
+        into_left *= chosen
+    U = a @ into_left
+    # u = A·w and M·v = σ·u, so B·v = σ·w, A having full rank; the same on the other side.
+    reach = (S * np.linalg.norm(into_right, axis=1), S * np.linalg.norm(into_left, axis=0))
     dyads = Dyads(U, S, Vh, np.zeros(S.size, bool), np.zeros(0), 0, "product: Gram and Cholesky")
     return dyads, Measured((left.frobenius, left.spectral), (right.frobenius, right.spectral), reach)
 
@@ -95,12 +119,12 @@ def _gram_factor(gram: np.ndarray) -> _GramFactor | None:
     if not (squares.min() > SAFE_SQUARES[0] and trace < SAFE_SQUARES[1]):
         return None
     scale = np.sqrt(squares)
-    lower, failed = _cholesky(gram / np.outer(scale, scale), lower=1, clean=1)
+    lower, failed = _cholesky(gram / (scale * scale[:, None]), lower=1, clean=1)
     if failed:
         return None
     inverse, failed = _invert_triangle(lower, lower=1)
     # κ_F = ‖L‖_F‖L⁻¹‖_F bounds κ₂ from above; ‖L‖_F² = r since its rows have length one.
-    if failed or len(scale) * float(np.sum(inverse * inverse)) * EPS > GUARD:
+    if failed or len(scale) * float(np.vdot(inverse.T, inverse.T)) * EPS > GUARD:
         return None
     # ‖G⁴‖_F^(1/4) >= ‖G‖₂ and at most r^(1/8) above it: a spectral norm for two small products instead of an SVD.
     power = gram / trace
@@ -110,8 +134,9 @@ def _gram_factor(gram: np.ndarray) -> _GramFactor | None:
     return _GramFactor(scale, lower, inverse, float(np.sqrt(trace)), float(spectral))
 
 
-def _by_jacobi(a: np.ndarray, b: np.ndarray) -> tuple[Dyads, Measured]:
-    """The careful route: Drmač's product SVD."""
+def by_jacobi(A: Float[np.ndarray, "n r"], B: Float[np.ndarray, "r m"]) -> tuple[Dyads, Measured]:
+    """The careful route: Drmač's product SVD. Values must be finite; signs are as they fall."""
+    a, b = np.asarray(A, dtype=np.float64), np.asarray(B, dtype=np.float64)
     n, m = a.shape[0], b.shape[1]
     lengths = _column_lengths(a)
     alive = (lengths > 0) & (_column_lengths(b.T) > 0)

@@ -28,17 +28,28 @@ def canonical_signs(
     The margin is the largest entry of the canonical sign less the largest of the other sign, over the largest of all:
     1 when no entry has the other sign, 0 when the sign could as well be the opposite.
     """
-    rows, space = (U.T, reads) if writes.kind not in STREAMS and reads.kind in STREAMS else (Vh, writes)
+    return signs_of(Vh, writes) if written_side_decides(reads, writes) else signs_of(U.T, reads)
+
+
+def written_side_decides(reads: Space, writes: Space) -> bool:
+    """Whether the sign is read off what a dyad writes: always, unless it alone does not lie in the stream."""
+    return writes.kind in STREAMS or reads.kind not in STREAMS
+
+
+def signs_of(rows: Float[np.ndarray, "r d"], space: Space) -> tuple[Float[np.ndarray, " r"], Float[np.ndarray, " r"]]:
+    """Return the factors and margins of `canonical_signs` for the rows that decide."""
     if not rows.shape[0]:
         return np.zeros(0), np.zeros(0)
     if skipped := STREAMS.get(space.kind, 0):
         beyond = np.abs(rows[:, skipped:]).max(axis=1, initial=0.0) > TIE
         rows = rows.copy()
         rows[beyond, :skipped] = 0.0
-    sizes = np.abs(rows)
-    largest = sizes.max(axis=1)
-    pivot = np.argmax(sizes >= (1 - TIE) * largest[:, None], axis=1)
-    signs = np.where(np.take_along_axis(rows, pivot[:, None], axis=1)[:, 0] < 0, -1.0, 1.0)
     highest, lowest = rows.max(axis=1), rows.min(axis=1)
+    largest = np.maximum(highest, -lowest)
+    signs = np.where(highest >= -lowest, 1.0, -1.0)
+    tied = np.flatnonzero(np.minimum(highest, -lowest) >= (1 - TIE) * largest)
+    if tied.size:
+        pivot = np.argmax(np.abs(rows[tied]) >= (1 - TIE) * largest[tied, None], axis=1)
+        signs[tied] = np.where(rows[tied, pivot] < 0, -1.0, 1.0)
     own, other = np.where(signs > 0, highest, -lowest), np.where(signs > 0, -lowest, highest)
     return signs, np.maximum(own - np.maximum(other, 0.0), 0.0) / largest

@@ -18,8 +18,8 @@ from covector.linalg.blocks import degenerate_blocks, gaps, kernel_size, noisy_d
 from covector.linalg.dense_svd import dense_dyads
 from covector.linalg.dyads import BACKWARD_ERROR, EPS, Dyads, first
 from covector.linalg.maps import Dense, Factored, Map, Space, Updated, frobenius
-from covector.linalg.product_svd import Measured, product_dyads
-from covector.linalg.signs import STREAMS, canonical_signs
+from covector.linalg.product_svd import Measured, by_gram, by_jacobi
+from covector.linalg.signs import STREAMS, canonical_signs, signs_of, written_side_decides
 from covector.linalg.storage_noise import StorageNoise, noise_of_matrix, noise_of_product, together
 
 if TYPE_CHECKING:
@@ -108,17 +108,50 @@ def svd(m: Map, rank: int | None = None, *, stream_only: bool = False) -> SVD:
     """
     if rank is not None and (isinstance(rank, bool) or not isinstance(rank, (int, np.integer)) or rank < 1):
         raise BadRank(f"expected rank >= 1, a whole number of dyads, came {rank!r}; leave it out for all there are")
-    _check_finite(m)
     wanted = min(m.shape) if rank is None else min(int(rank), *m.shape)
     if isinstance(m, Factored):
-        found, measured = product_dyads(m.A, m.B)
+        found, margin, measured = _of_factors(m)
         noise = _noise_of_factors(m, measured)
         size = measured.left[1] * measured.right[1]
-    else:
-        found = dense_dyads(m.dense(), wanted, stream_only and _short_side_is_stream(m))
-        noise = _noise_of_dense(m, found)
-        size = float(found.S[0]) if found.S.size else 0.0
-    return _tell(m, first(found, wanted), noise, BACKWARD_ERROR * EPS * size)
+        return _tell(m, first(found, wanted), margin[:wanted], noise, BACKWARD_ERROR * EPS * size)
+    _check_finite(m)
+    found = dense_dyads(m.dense(), wanted, stream_only and _short_side_is_stream(m))
+    noise = _noise_of_dense(m, found)
+    size = float(found.S[0]) if found.S.size else 0.0
+    found = first(found, wanted)
+    return _tell(m, found, _fix_signs(m, found), noise, BACKWARD_ERROR * EPS * size)
+
+
+def _of_factors(m: Factored) -> tuple[Dyads, np.ndarray, Measured]:
+    """All dyads with their signs, and the margins of these; signs known early are cheaper, on the small matrices."""
+    early = _ByWrittenSide(m.writes) if written_side_decides(m.reads, m.writes) else None
+    quick = by_gram(m.A, m.B, early)
+    if quick is not None and early is not None:
+        return quick[0], early.margin, quick[1]
+    if quick is None:
+        _check_finite(m)
+    found, measured = quick or by_jacobi(m.A, m.B)
+    return found, _fix_signs(m, found), measured
+
+
+class _ByWrittenSide:
+    """Canonical signs, told to whoever multiplies; the margins of the choice are kept."""
+
+    def __init__(self, space: Space) -> None:
+        self.space, self.margin = space, np.zeros(0)
+
+    def __call__(self, Vh: np.ndarray) -> np.ndarray:
+        signs, self.margin = signs_of(Vh, self.space)
+        return signs
+
+
+def _fix_signs(m: Map, dyads: Dyads) -> np.ndarray:
+    """Make the signs canonical in place (for an embedding U is the largest array there is); the margins of that."""
+    signs, margin = canonical_signs(dyads.U, dyads.Vh, m.reads, m.writes)
+    for rows in (dyads.U.T, dyads.Vh):
+        if len(rows) == len(signs):  # a side that was not asked for has none
+            np.multiply(rows, signs[:, None], out=rows)
+    return margin
 
 
 def _short_side_is_stream(m: Map) -> bool:
@@ -130,12 +163,8 @@ def _short_side_is_stream(m: Map) -> bool:
     return (stream == [True, False] and n < width) or (stream == [False, True] and width <= n)
 
 
-def _tell(m: Map, dyads: Dyads, noise: StorageNoise, floor: float) -> SVD:
-    """Fix the signs (in place: for an embedding U is the largest array there is) and say what is known of each dyad."""
-    signs, margin = canonical_signs(dyads.U, dyads.Vh, m.reads, m.writes)
-    for rows in (dyads.U.T, dyads.Vh):
-        if len(rows) == len(signs):  # a side that was not asked for has none
-            np.multiply(rows, signs[:, None], out=rows)
+def _tell(m: Map, dyads: Dyads, margin: np.ndarray, noise: StorageNoise, floor: float) -> SVD:
+    """Say what is known of each dyad."""
     following = float(dyads.beyond[0]) if dyads.beyond.size else 0.0
     gap, coupling = gaps(dyads.S, following, m.shape), noise.coupling[: dyads.S.size]
     spectrum = np.concatenate([dyads.S, dyads.beyond])

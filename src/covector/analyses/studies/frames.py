@@ -2,7 +2,9 @@
 
 ``fold`` (raw → folded) moves the norms' gains into what reads through them (and takes the mean out of it); ``centre``
 (folded → gauge_fixed) also takes the part along 1 out of what is written, and the mean token out of the unembedding.
-Scores are z against random directions of each frame's own bases, so an effect is not one of the basis alone.
+Scores are z against random directions in each frame's own bases, so an effect is not one of the basis alone. These
+random directions are the same in all frames (atlases of one seed): what a finite number of them misses of their mean is
+common to all sites of a frame, and would else be taken for an effect.
 
 Source: Q11 and §1.5 of the theory page; `docs/theory/studies.md`, equations 4 and 19–20.
 """
