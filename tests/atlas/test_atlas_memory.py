@@ -182,7 +182,7 @@ def test_what_a_unit_is_said_to_take_is_what_it_takes(tmp_path, steep, scores):
     Arrays from 1 MiB on are mapped one by one, as larger models have theirs from 32 MiB on whatever the setting: they
     go back to the system when they are freed, and holes between them count for nothing.
     """
-    words = [sys.executable, "-c", UNITS, str(steep), repr(Options(rank=16, draws=1000, scores=scores))]
+    words = [sys.executable, "-c", UNITS, str(steep), repr(Options(rank=16, draws=250, scores=scores))]
     mapped = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**20)}
     told = subprocess.run(words, check=True, capture_output=True, text=True, env=mapped).stdout
     print(told)
