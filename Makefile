@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 ONE := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 WORKERS ?= 2
 
-.PHONY: demo test lint types bench bench-quick docs identities frontend clean setup-core setup-all
+.PHONY: demo test lint types bench bench-quick docs identities frontend pictures clean setup-core setup-all
 
 demo: setup-core
 	@$(BIN)/python examples/demo.py
@@ -45,6 +45,10 @@ frontend: setup-core
 	cd frontend && npm ci --no-fund --no-audit && npm run check && npm run test && npx vite build --outDir ../build/page
 	$(BIN)/python frontend/compare.py build/page
 
+# Takes the pictures of the README from the page itself (needs Chromium).
+pictures: setup-all
+	$(BIN)/python docs/readme_pictures.py
+
 identities: setup-all
 	@$(BIN)/python tests/identities.py
 
@@ -61,7 +65,7 @@ $(BIN)/python:
 
 $(VENV)/.core: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Setting up $(VENV) (core) …"
-	@$(PIP) --constraint constraints.txt --editable .
+	@$(PIP) --constraint constraints.txt --editable '.[app]'
 	@touch $@
 
 $(VENV)/.all: pyproject.toml constraints.txt | $(BIN)/python

@@ -38,6 +38,7 @@ def main() -> int:
     if atlas is not None:
         covector.trace(atlas, "' rain' + ' hail' + ' lightning'", top=8).show()
     sys.stdout.write(f"\nresults: {OUT}/readout.json, {OUT}/readout.parquet, {OUT}/demo-lm.atlas\n")
+    sys.stdout.write(f"look:    .venv/bin/covector view {OUT}/demo-lm.atlas\n")
     sys.stdout.write("go on:   .venv/bin/covector svd demo-lm L3.mlp.out --grid      .venv/bin/covector --help\n")
     return 0
 

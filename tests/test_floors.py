@@ -31,6 +31,7 @@ DOORS = {
     "render/files.py": {"pandas", "pyarrow"},
     "run/film.py": {"imageio_ffmpeg"},
     "render/plot.py": {"matplotlib"},
+    "render/plotly_plot.py": {"plotly"},
     "render/terminal.py": {"rich"},
     "render/html.py": {"matplotlib"},
     "workbench.py": {"covector"},

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from covector.analyses.choose_edit import choose_curve as choose_curve
     from covector.analyses.choose_edit import choose_edit as choose_edit
     from covector.analyses.compare import compare as compare
+    from covector.analyses.compare_atlases import compare_atlases as compare_atlases
     from covector.analyses.compose import compose as compose
     from covector.analyses.couple import couple as couple
     from covector.analyses.couple import coupling as coupling
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from covector.analyses.diff import diff as diff
     from covector.analyses.dyad_sweep import dyad_sweep as dyad_sweep
     from covector.analyses.edit_effect import edit_effect as edit_effect
+    from covector.analyses.edit_tokens import edit_tokens as edit_tokens
+    from covector.analyses.glance import glance as glance
     from covector.analyses.grid_map import grid_map as grid_map
     from covector.analyses.head_norms import head_norms as head_norms
     from covector.analyses.heads import heads as heads
@@ -108,6 +111,7 @@ _HOMES = {
     "choose_curve": "covector.analyses.choose_edit",
     "choose_edit": "covector.analyses.choose_edit",
     "compare": "covector.analyses.compare",
+    "compare_atlases": "covector.analyses.compare_atlases",
     "compose": "covector.analyses.compose",
     "couple": "covector.analyses.couple",
     "coupling": "covector.analyses.couple",
@@ -115,8 +119,10 @@ _HOMES = {
     "diff": "covector.analyses.diff",
     "dyad_sweep": "covector.analyses.dyad_sweep",
     "edit_effect": "covector.analyses.edit_effect",
+    "edit_tokens": "covector.analyses.edit_tokens",
     "fill_template": "covector.run.prompts",
     "fired": "covector.atlases",
+    "glance": "covector.analyses.glance",
     "grid_map": "covector.analyses.grid_map",
     "head_norms": "covector.analyses.head_norms",
     "heads": "covector.analyses.heads",
@@ -185,6 +191,7 @@ __all__ = [
     "choose_curve",
     "choose_edit",
     "compare",
+    "compare_atlases",
     "compose",
     "couple",
     "coupling",
@@ -192,8 +199,10 @@ __all__ = [
     "diff",
     "dyad_sweep",
     "edit_effect",
+    "edit_tokens",
     "fill_template",
     "fired",
+    "glance",
     "grid_map",
     "head_norms",
     "heads",

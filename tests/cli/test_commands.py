@@ -51,7 +51,7 @@ def test_json_is_one_strict_object_and_nothing_else(tmp_path: Path, capsys: pyte
 def test_out_and_plot_write_files_and_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["svd", str(saved(tmp_path / "m")), "L0H0", "--out", str(tmp_path / "o"), "--plot", str(tmp_path / "p.svg")]
     assert run(words) == 0
-    assert {p.name for p in (tmp_path / "o").iterdir()} == {"readout.json", "readout.parquet"}
+    assert {p.name for p in (tmp_path / "o").iterdir()} == {"readout.json", "readout.parquet", "readout.picture.json"}
     assert (tmp_path / "p.svg").read_text().lstrip().startswith("<")
     assert "written:" in capsys.readouterr().err
 

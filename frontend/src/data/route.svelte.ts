@@ -10,6 +10,7 @@ export const VIEWS = [
   ["steering", "Steering"],
   ["agents", "Agents"],
   ["compare", "Compare"],
+  ["results", "Results"],
 ] as const;
 
 export type View = (typeof VIEWS)[number][0];

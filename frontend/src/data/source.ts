@@ -1,7 +1,7 @@
 // Where the page's data come from: the server that gave the page, or the report that the page is.
 
 import { unpacked, type Packed } from "./packing";
-import type { Job, Overview, QuestionForm, ServerState, Stored, TableTwin } from "./types";
+import type { Beside, Job, Overview, QuestionForm, ServerState, Stored, TableTwin } from "./types";
 
 export interface Source {
   /** Whether a server answers: models can be run, frames changed. */
@@ -10,6 +10,8 @@ export interface Source {
   overview(which?: "own" | "other"): Promise<Overview>;
   part(name: string): Promise<Packed>;
   compared(): Promise<TableTwin>;
+  /** The leading dyads of a place, each with its nearest in the other atlas. */
+  beside(site: string, side: string): Promise<Beside[]>;
   stored(): Promise<Stored[]>;
   table(path: string, values: Record<string, string | number | boolean>): Promise<TableTwin>;
   questions(): Promise<QuestionForm[]>;
@@ -37,6 +39,7 @@ class Server implements Source {
   state = () => this.json<ServerState>("state");
   overview = (which = "own") => this.json<Overview>(which === "own" ? "overview" : "other/overview");
   compared = () => this.json<TableTwin>("compare");
+  beside = (site: string, side: string) => this.json<Beside[]>(`beside?${new URLSearchParams({ site, side }).toString()}`);
   stored = () => Promise.resolve([]);
 
   part(name: string): Promise<Packed> {
@@ -93,6 +96,7 @@ class Report implements Source {
 
   overview = (which = "own") => this.json<Overview>(which === "own" ? "overview" : "other-overview");
   compared = () => this.json<TableTwin>("compare");
+  beside = async (site: string, side: string) => (await this.json<Record<string, Beside[]>>("beside"))[`${site} ${side}`] ?? [];
   stored = () => this.json<Stored[]>("stored");
 
   part(name: string): Promise<Packed> {

@@ -107,6 +107,18 @@ export interface Overview {
   sites: SiteRecord[];
   shown: string;
   other: string | null;
+  /** How many results a report keeps for each view. */
+  kept?: Record<string, number>;
+}
+
+/** A dyad of a place and its nearest in the other atlas. */
+export interface Beside {
+  row: number;
+  cos: number;
+  dyad: number;
+  sigma: number;
+  top: string[];
+  bottom: string[];
 }
 
 export interface FieldForm {
@@ -117,6 +129,8 @@ export interface FieldForm {
   about: string;
   choices: string[];
   needed: boolean;
+  /** Values to choose from, that fit the model. */
+  offers: string[];
 }
 
 export interface QuestionForm {
@@ -125,6 +139,10 @@ export interface QuestionForm {
   title: string;
   about: string;
   fields: FieldForm[];
+  /** Why this model cannot be asked it; empty where it can. */
+  refused: string;
+  /** A question that is run with the same values first; its answer comes soon. */
+  beside: string;
 }
 
 export interface Job {

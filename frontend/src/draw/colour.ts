@@ -11,7 +11,9 @@ export const HUES = ["#3b7dbb", "#d07a21", "#4f9d69", "#b25ea8", "#b0a030", "#c9
 type Rgb = [number, number, number];
 const rgb = (hex: string): Rgb => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16)) as Rgb;
 
-export const isDark = (): boolean => matchMedia("(prefers-color-scheme: dark)").matches;
+// Paper is light whatever the screen is; a page is drawn for it just before it is printed.
+export const isDark = (): boolean =>
+  !("printing" in document.documentElement.dataset) && matchMedia("screen and (prefers-color-scheme: dark)").matches;
 
 export function rgbOf(hex: string): Rgb {
   return rgb(hex);

@@ -62,6 +62,10 @@ export function saveCsv(columns: ColumnTwin[], name: string): void {
   save(`${name}.csv`, new Blob([text], { type: "text/csv" }));
 }
 
+export function saveText(text: string, name: string, type: string): void {
+  save(name, new Blob([text], { type }));
+}
+
 export function saveJson(value: unknown, name: string): void {
   save(`${name}.json`, new Blob([JSON.stringify(value, null, 1)], { type: "application/json" }));
 }

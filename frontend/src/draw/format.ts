@@ -15,6 +15,15 @@ export function numberText(value: unknown, digits: number | null = null): string
   return text.replace("e+", "e").replace("-", "−").replace("e-", "e−");
 }
 
+/** A number at a tick: as many decimals as the step between ticks has. */
+export function tickText(on: { ticks: number[]; log: boolean }, value: number): string {
+  if (on.log || on.ticks.length < 2) return numberText(value);
+  const step = Math.abs(on.ticks[1] - on.ticks[0]);
+  const size = Math.max(...on.ticks.map(Math.abs));
+  if (size >= 1e5 || step < 1e-4) return numberText(value);
+  return numberText(value, Math.max(0, -Math.floor(Math.log10(step) + 1e-9)));
+}
+
 /** A chance: never a bare zero. */
 export function chanceText(p: number): string {
   if (Number.isNaN(p)) return "–";

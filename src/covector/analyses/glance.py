@@ -6,6 +6,7 @@ Source: theory page §2 F1, §4.0; Šidák for the best of the directions of one
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -19,15 +20,17 @@ LEVEL = 0.05
 _SMALLEST = float(np.finfo(np.float64).tiny)
 
 
-def glance(atlas: Atlas) -> Table:
+def glance(source: Atlas | str | Path) -> Table:
     """One row per place of an atlas, in its order: sizes of the map, directions beyond chance on all its sides.
 
     ``near``: share of its directions with p_dir < .05, where chance gives .05 (`near_level`: the share that a place
     of as many independent directions stays under with 95 %). ``p_best``: chance that the smallest p_dir of so many
     directions is this small, Šidák. ``found``: directions with q < .05 over the whole atlas. ``called`` and
     ``specific``: interpretable by the rule, and also against rotated bases (NaN where the atlas was not judged).
-    Sizes are of the whole spectrum, exact to the atlas' own precision.
+    Sizes are of the whole spectrum, exact to the atlas' own precision. `source`: an atlas, or its folder.
+    Raises CorruptAtlas.
     """
+    atlas = source if isinstance(source, Atlas) else Atlas(source)
     given = atlas.columns("site", "p_dir", "q_dir", "zeta")
     judged = "interpretable" in atlas.names
     verdicts = atlas.columns("interpretable", "svd_specific") if judged else {}

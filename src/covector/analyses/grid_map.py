@@ -39,7 +39,9 @@ class _Channel:
     cos: Float[np.ndarray, " n"]
 
 
-def grid_map(model: Model, direction: Direction, basis: str = "state_in", *, draws: int = 2000, seed: int = 0) -> Table:
+def grid_map(
+    model: Model, direction: Direction | str, basis: str = "state_in", *, draws: int = 2000, seed: int = 0
+) -> Table:
     """One row per channel: its map of cosines with `direction`, how smooth it is, and its strongest cell.
 
     `direction` is a side of a dyad (``L0.mlp.in:0``, ``L0H0.qk:0.key``), or what `covector.analyses.agent_direction`

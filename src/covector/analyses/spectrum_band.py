@@ -8,6 +8,7 @@ from functools import lru_cache
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from covector.analyses.site_spectra import PRODUCTS
 from covector.axes import Float
 from covector.io.atlas import Atlas
 from covector.linalg.chance.random_matrix import SpectrumNull, frobenius_scale, null_band, spectrum_null
@@ -26,8 +27,8 @@ def spectrum_bands(atlas: Atlas, *, draws: int = DRAWS, seed: int = 0) -> list[F
 
 
 def _shape(record: dict) -> tuple[int, int, int | None]:
-    n, m, inner = int(record["n"]), int(record["m"]), record["inner"]
-    return min(n, m), max(n, m), None if inner is None or np.isnan(inner) else int(inner)
+    n, m = int(record["n"]), int(record["m"])
+    return min(n, m), max(n, m), int(record["inner"]) if record["kind"] in PRODUCTS else None
 
 
 @lru_cache(maxsize=16)

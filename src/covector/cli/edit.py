@@ -61,7 +61,7 @@ Observe = Annotated[
     list[str] | None, typer.Option("--observe", help="Weighted tokens to measure: \"' she' - ' he'\" (repeatable).")
 ]
 # What a row is, and what is worth asking for after it.
-NEXT = {"effect": "dyad", "dyad": "control", "control": "prompt", "prompt": "effect"}
+NEXT = {"effect": "dyad", "dyad": "control", "control": "prompt", "prompt": "effect", "token": "effect"}
 # Of an edit that is chosen: the dyads and their ε, and ways to choose them at equal ‖ΔM‖.
 CHOICES = ("chosen", "curve")
 NO_PICTURE = ("prompt", "dyad", "chosen")
@@ -100,7 +100,7 @@ def edit(
     by: Annotated[
         str,
         typer.Option(
-            "--by", help="What a row is: effect (a measure), prompt, dyad, control; with --concept chosen, curve."
+            "--by", help="A row: effect (a measure), prompt, dyad, control, token (next); with --concept chosen, curve."
         ),
     ] = "effect",
     save_to: Save = None,
@@ -176,13 +176,16 @@ def edit(
             check_budget(found, saving=saving, over_budget=over_budget)
     setup = None
     if measures and by not in CHOICES:  # refuses what cannot be measured before anything is written
-        setup = set_up(opened, changes, observables, pairs, neutral=documents, doses=doses, draws=draws, seed=seed,
+        setup = set_up(opened, changes, observables, pairs, neutral=documents,
+                       doses=[1.0] if by == "token" else doses, draws=draws, seed=seed,
                        at=at, bos=bos, dtype=dtype, tokens=tokens)  # fmt: skip
     saved = save_all(model, changes, save_to, lora, layout=layout, frame=frame, dtype=edit_dtype)
     if setup is not None:
-        again = retyped(*(("--by", NEXT[by]) if observe else ("--save", "edited")), without=once, flags=flags)
+        left = (*once, "--dose") if by == "token" else once  # doses of either sign are for tokens alone
+        again = retyped(*(("--by", NEXT[by]) if observe else ("--save", "edited")), without=left, flags=flags)
         after = saved.next if saved and not observe else again
-        whole = dataclasses.replace(measured(setup, by, out, quiet), next=after)
+        made = said_next(setup, doses) if by == "token" else measured(setup, by, out, quiet)
+        whole = dataclasses.replace(made, next=after)
         write(whole, out=out, plot=plot)
         out = plot = None
         table = whole if json else on_screen(whole)
@@ -239,6 +242,13 @@ def measured(setup: "Setup", by: str, out: Path | None, quiet: bool) -> "Table":
         for other in (of for name, of in made.items() if name != by):
             save(other(effects), out)
     return made[by](effects)
+
+
+def said_next(setup: "Setup", doses: list[float]) -> "Table":
+    """What comes next after every prompt, at doses of either sign."""
+    from covector.analyses.edit_tokens import by_token
+
+    return by_token(setup, doses)
 
 
 def on_screen(table: "Table") -> "Table":

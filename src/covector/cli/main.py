@@ -27,6 +27,7 @@ from covector.cli.observe import observe
 from covector.cli.patch import patch
 from covector.cli.rank import rank
 from covector.cli.replicate import replicate
+from covector.cli.report import report
 from covector.cli.retyped import TYPED
 from covector.cli.rollout import rollout
 from covector.cli.search import search
@@ -71,6 +72,7 @@ app.command(name="atlas")(atlas)
 app.command(name="rollout")(rollout)
 app.command(name="search")(search)
 app.command(name="fires")(fires)
+app.command(name="report")(report)
 app.command(name="view")(view)
 observe.command(name="ioi")(ioi)
 app.add_typer(observe, name="observe")

@@ -5,10 +5,14 @@ import json
 import sys
 from pathlib import Path
 
+from covector.cli.retyped import TYPED, retyped
 from covector.errors import BadRequest
 from covector.render import Table
 from covector.render.files import write_beside
 from covector.render.picture_data import picture_data
+
+# Options that say where a result goes and how it is shown: the same command without them gives the same result.
+_WHERE, _HOW = ("--out", "--plot"), ("--json", "-q", "--quiet")
 
 
 def emit(
@@ -53,7 +57,10 @@ def write(table: Table, *, out: Path | None, plot: Path | None) -> None:
 
 
 def save(table: Table, folder: Path) -> None:
-    """JSON and Parquet of a table in a folder, which is made if need be; the values of its picture beside them."""
+    """JSON and Parquet of a table in a folder, which is made if need be; the values of its picture beside them.
+
+    ``meta["command"]`` tells what was typed, without where it went and how it was shown.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -61,6 +68,9 @@ def save(table: Table, folder: Path) -> None:
             f"--out: expected a folder that can be made at '{folder}', got {error.strerror}; name another"
         ) from error
     name = str(table.meta.get("analysis", "result"))
+    if TYPED.get():
+        typed = retyped(without=_WHERE, flags=_HOW)
+        table = dataclasses.replace(table, meta={**table.meta, "command": typed}, picture=table.drawn)
     table.save(folder / f"{name}.json")
     table.save(folder / f"{name}.parquet")
     drawn = table.drawn

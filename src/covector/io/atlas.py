@@ -21,6 +21,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from covector.errors import BadRequest, CorruptAtlas, CorruptCheckpoint
+from covector.io.atlas_summary import summary
 from covector.io.atomic import written
 from covector.io.safetensors_file import Entry, SafetensorsFile
 
@@ -84,6 +85,13 @@ class Atlas:
             table = _table(self.folder / INDEX, wanted)
             self._read |= {n: _array(table.column(n)) for n in wanted}
         return {n: self._read[n] for n in names}
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: kinds of places, and what was found there."""
+        judged = ("interpretable",) if "interpretable" in self.names else ()
+        given = self.columns("kind", "p_dir", "q_dir", *judged)
+        kinds = [record["kind"] for record in self.sites]
+        return summary(self.manifest, kinds, given, str(self.folder))._repr_html_()
 
     @cached_property
     def names(self) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from html import escape
 from typing import Any, Protocol, runtime_checkable
 
 from covector.linalg.maps import Map
@@ -122,6 +123,11 @@ class Model:
         wanted = (*names, *(f"{norm}.{part}" for norm in sorted(map(str, norms)) for part in ("gain", "bias")))
         return dict(self.stored.origin(name) for name in dict.fromkeys(wanted) if name in self.stored)
 
+    def _repr_html_(self) -> str:
+        """The model's sizes, for a notebook."""
+        rows = "".join(f"<tr><th style='text-align:left'>{n}</th><td>{escape(v)}</td></tr>" for n, v in _sizes(self))
+        return f"<table><caption>{escape(self.name)}</caption>{rows}</table>"
+
     def hash_ahead(self) -> None:
         """Begin to hash the token tables, which most results are made from, while the caller goes on.
 
@@ -142,3 +148,18 @@ class Model:
             **({} if self.device == "cpu" else {"device": self.device}),
             **self.identity,
         }
+
+
+def _sizes(model: Model) -> list[tuple[str, str]]:
+    """What a model is, in a few rows."""
+    spec = model.spec
+    heads = spec.attention
+    mlp = next((block.mlp for block in spec.blocks if block.mlp), None)
+    inputs = f"{spec.n_vocab:,} tokens" if spec.n_vocab else ", ".join(given.name for given in spec.assembly.inputs)
+    found = [("family", spec.family), ("frame", str(model.frame)), ("layers", str(spec.n_layers))]
+    found += [("d_model", f"{spec.d_model:,}")]
+    if heads is not None:
+        shared = "" if heads.n_kv_heads == heads.n_heads else f" on {heads.n_kv_heads} key/value heads"
+        found += [("heads", f"{heads.n_heads} of size {heads.d_head}{shared}")]
+    found += [("MLP", f"{mlp.d_mlp:,} ({mlp.activation}{', gated' if mlp.gated else ''})")] if mlp else []
+    return [*found, ("inputs", inputs), ("context", f"{spec.n_ctx:,}"), ("stored as", str(model.meta["dtype"]))]

@@ -17,10 +17,12 @@ from covector.render import files, html, plot, terminal
 from covector.render.column import Column
 from covector.render.picture import Curve, Graph, Grid, Picture, Scatter
 from covector.render.plain import plain
+from covector.render.plotly_plot import plotly_figure
 from covector.render.sheet import row_dicts
 
 if TYPE_CHECKING:
     import pandas
+    from plotly.graph_objects import Figure
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,6 +156,15 @@ class Table:
         if path is not None:
             drawing.save(path)
         return drawing
+
+    def plotly(self) -> "Figure":
+        """The table's picture as a plotly figure, to be looked at and changed in a notebook.
+
+        Raises BadRequest if there is no picture, MissingExtra without plotly.
+        """
+        if self.drawn is None:
+            raise BadRequest("this result has no picture (nor has a selection of rows or a loaded file)")
+        return plotly_figure(self.drawn, self.title)
 
     def _repr_html_(self) -> str:
         return html.table_html(self)

@@ -129,8 +129,8 @@ def bench(decoder: Decoder, pairs: Sequence[Pair], at: str, first: int | None) -
 
 def inputs_of(
     decoder: Decoder,
-    batches: Sequence[Int[np.ndarray, "batch position"]],
-    kept: Sequence[Bool[np.ndarray, "batch position"]],
+    batches: Sequence[Int[np.ndarray, "_ _"]],
+    kept: Sequence[Bool[np.ndarray, "_ _"]],
     tensors: Sequence[str],
 ) -> dict[str, np.ndarray]:
     """What each matrix multiplies at the positions kept: rows, or ids for embeddings.

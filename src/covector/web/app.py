@@ -4,21 +4,24 @@ Addresses name things that the server knows by name or number; none becomes a pa
 to parameters of an analysis, or to a command that runs in a process of its own.
 """
 
-import shlex
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from fastapi import FastAPI, Query, Request
+import numpy as np
+from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from covector.errors import CovectorError
 from covector.render import Table
+from covector.render.plain import plain
+from covector.web.asking import Asking
 from covector.web.assets import assets
+from covector.web.beside import beside
 from covector.web.bundle import table_data
 from covector.web.jobs import FILMS, Jobs, films_of
-from covector.web.questions import find
-from covector.web.questions_asked import QUESTIONS
+from covector.web.questions import typed
+from covector.web.report import compare_words
 from covector.web.shown import Shown
 
 PACKED = "application/x-covector-packed"
@@ -94,6 +97,7 @@ def create_app(shown: Shown, jobs: Jobs) -> FastAPI:
     _serve_page(app)
     _serve_atlas(app, shown, jobs)
     _serve_weights(app, shown)
+    _serve_other(app, shown)
     _serve_jobs(app, shown, jobs)
     return app
 
@@ -130,19 +134,20 @@ def _serve_atlas(app: FastAPI, shown: Shown, jobs: Jobs) -> None:
     @app.get("/api/overview")
     def overview() -> dict[str, Any]:
         """The model, the atlas and every place at a glance."""
-        return {**shown.bundle.overview, "shown": shown.words, "other": shown.other_ref}
+        return {**shown.bundle.part("overview"), "shown": shown.words, "other": shown.other_ref}
 
     @app.get("/api/parts/{part}", response_class=Response, responses={200: {"content": {PACKED: {}}}})
     def part(part: Part) -> Response:
         """Typed arrays of the atlas: directions, labels or spectra."""
-        return Response(getattr(shown.bundle, part), media_type=PACKED)
+        return Response(shown.bundle.part(part), media_type=PACKED)
 
     @app.get("/api/directions/{row}")
     def direction(row: int) -> dict[str, Any]:
         """Everything that the atlas says of one direction, with all digits."""
-        if not 0 <= row < len(shown.bundle.atlas):
-            return JSONResponse({"detail": f"expected a direction 0–{len(shown.bundle.atlas) - 1}, got {row}"}, 404)  # type: ignore[return-value]
-        return {k: _plain(v) for k, v in shown.bundle.atlas.rows([row])[0].items()}  # type: ignore[arg-type]
+        n = len(shown.bundle.atlas)
+        if not 0 <= row < n:
+            raise HTTPException(404, f"expected a direction 0–{n - 1}, got {row}")
+        return plain(shown.bundle.atlas.rows(np.array([row]))[0], "direction")
 
 
 def _serve_weights(app: FastAPI, shown: Shown) -> None:
@@ -157,7 +162,7 @@ def _serve_weights(app: FastAPI, shown: Shown) -> None:
         """What a place reads and writes, from the checkpoint: dyads with both sides and both poles."""
         table = shown.readout(site, frame=frame, basis=basis, rank=rank, k=k)
         more = [f"--{n} {v}" for n, v, usual in (("frame", frame, "raw"), ("basis", basis, "auto")) if v != usual]
-        command = f"covector svd {shlex.quote(shown.words)} {shlex.quote(site)} --rank {rank} -k {k} {' '.join(more)}"
+        command = f"covector svd {typed(shown.words)} {typed(site)} --rank {rank} -k {k} {' '.join(more)}"
         python = f"covector.readout({shown.in_python}, {site!r}, rank={rank}, k={k}, frame={frame!r}, basis={basis!r})"
         return twin(table, command.rstrip(), python)
 
@@ -173,25 +178,37 @@ def _serve_weights(app: FastAPI, shown: Shown) -> None:
         table = shown.search(query, by=by, top=top, expand=expand, last=last)
         more = f" --top {top}" + (f" --by {by}" if by != "direction" else "")
         more += (f" --expand {expand}" if expand else "") + (" --last" if last else "")
-        command = f"covector search {shlex.quote(str(shown.folder))} {shlex.quote(query)}{more}"
+        command = f"covector search {typed(str(shown.folder))} {typed(query)}{more}"
         return twin(table, command, f"covector.trace({str(shown.folder)!r}, {query!r}, by={by!r}, top={top})")
 
 
+def _serve_other(app: FastAPI, shown: Shown) -> None:
+    @app.get("/api/compare", response_model=TableTwin)
+    def compared() -> dict[str, Any]:
+        """Which directions of every place stand in the second atlas, beside chance."""
+        return twin(shown.compared, *compare_words(str(shown.folder), str(shown.other_ref)))
+
+    @app.get("/api/beside")
+    def side_by_side(site: Name, side: Name) -> list[dict[str, Any]]:
+        """The leading dyads of one place, each with its nearest in the second atlas."""
+        return beside(shown.bundle.atlas, shown.second, site, side)
+
+
 def _serve_jobs(app: FastAPI, shown: Shown, jobs: Jobs) -> None:
+    asking = Asking(shown)
+
     @app.get("/api/questions")
     def questions() -> list[dict[str, Any]]:
         """What can be asked of the model, as forms."""
         jobs.warm()
-        return [q.told() for q in QUESTIONS]
+        return asking.forms()
 
     @app.post("/api/jobs", response_model=JobTwin, status_code=202)
     def ask(given: Ask) -> dict[str, Any]:
         """Ask a question; the answer comes as a job."""
-        question, values = find(QUESTIONS, given.question), given.values
-        command, python = question.command(shown.words, values), question.in_python(shown.in_python, values)
-        return jobs.ask(
-            question.name, command, python, lambda folder: question.run_arguments(shown.words, values, folder)
-        ).told()
+        name, values = given.question, given.values
+        command, python = asking.words(name, values)
+        return jobs.ask(name, command, python, lambda folder: asking.arguments(name, values, folder)).told()
 
     @app.get("/api/jobs/{number}", response_model=JobTwin)
     def job(number: int) -> dict[str, Any]:
@@ -210,14 +227,10 @@ def _serve_jobs(app: FastAPI, shown: Shown, jobs: Jobs) -> None:
         """A film that a job recorded, by its number."""
         found = films_of(jobs.job(number).folder)
         if not 0 <= which < len(found):
-            return JSONResponse({"detail": f"job {number} has {len(found)} films, {which} is none"}, 404)
+            raise HTTPException(404, f"job {number} has {len(found)} films, {which} is none")
         return Response(found[which].read_bytes(), media_type=FILMS[found[which].suffix])
 
 
 def twin(table: Table, command: str, python: str) -> dict[str, Any]:
     """A result with the words that give the same."""
     return {**table_data(table), "command": command, "python": python}
-
-
-def _plain(value: Any) -> Any:
-    return None if isinstance(value, float) and value - value != 0 else value

@@ -4,6 +4,8 @@ The page in a browser and the report in one file read the same four parts: ``ove
 ``labels`` and ``spectra`` (packed arrays). Numbers of the arrays have four digits; the index of the atlas has them all.
 """
 
+import threading
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +15,7 @@ from pyarrow import parquet
 
 from covector.analyses.glance import glance
 from covector.analyses.score import rule_text
+from covector.analyses.site_spectra import PRODUCTS
 from covector.analyses.spectrum_band import spectrum_bands
 from covector.io.atlas import INDEX, Atlas
 from covector.render import Table
@@ -22,14 +25,15 @@ from covector.web.packing import packed, rounded
 # Columns of the index that the page draws, filters and lists, where an atlas has them.
 NUMBERS = (
     "sigma", "gap", "cos", "zeta", "p_dir", "q_dir", "p_cov", "p_svd", "q_svd", "coherence", "q_coherence",
-    "p_coherence_svd", "heldout", "lexical", "stability",
+    "p_coherence_svd", "heldout", "lexical", "stability", "score_pole",
 )  # fmt: skip
 FLAGS = ("noisy", "interpretable", "svd_specific", "aligned")
 CODES = ("side", "kind", "basis", "label")
+PARTS = ("directions", "labels", "spectra")
 # A pole's labels that the page holds; the atlas may have more.
 POLE = 10
-# Cosines as whole numbers: 3e-5 apart.
-COSINE_STEPS = 32767
+# Cosines as whole numbers: the page shows three digits, and a report of 100,000 directions stays under 15 MB.
+COSINE_STEPS = 1000
 
 
 class Bundle:
@@ -37,6 +41,17 @@ class Bundle:
 
     def __init__(self, atlas: Atlas) -> None:
         self.atlas = atlas
+        self._locks = {name: threading.Lock() for name in ("overview", *PARTS)}
+
+    def part(self, name: str) -> Any:
+        """``overview`` or one of `PARTS`; made once, also where several threads ask at a time."""
+        with self._locks[name]:
+            return getattr(self, name)
+
+    def warm(self) -> None:
+        """Make all of them, those first that the page asks for first."""
+        for name in self._locks:
+            self.part(name)
 
     @cached_property
     def overview(self) -> dict[str, Any]:
@@ -52,7 +67,7 @@ class Bundle:
             "judged": bool(seen.meta["judged"]),
             "rule": rule_text(),
             "glance": table_data(seen),
-            "sites": [{k: v for k, v in r.items() if k != "sigma"} for r in self.atlas.sites],
+            "sites": [_place(r) for r in self.atlas.sites],
         }
 
     @cached_property
@@ -102,10 +117,16 @@ class Bundle:
         rows = [np.array(r["sigma"], dtype=np.float32) for r in self.atlas.sites]
         bands = spectrum_bands(self.atlas)
         starts = np.cumsum([0, *map(len, rows)]).astype(np.uint32)
-        arrays = {"start": starts, "sigma": np.concatenate(rows)}
+        arrays = {"start": starts, "sigma": rounded(np.concatenate(rows))}
         for i, name in enumerate(("low", "high")):
-            arrays[name] = np.concatenate([b[i] for b in bands]).astype(np.float32)
+            arrays[name] = rounded(np.concatenate([b[i] for b in bands]))
         return packed(arrays, {"band": "95 % of noise of the same shape and norm, at each index"})
+
+
+def _place(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What the page is told of a place; ``inner`` is the size between two factors, and None for a single matrix."""
+    inner = record["inner"] if record["kind"] in PRODUCTS else None
+    return {**{k: v for k, v in record.items() if k != "sigma"}, "inner": inner}
 
 
 def table_data(table: Table) -> dict[str, Any]:

@@ -71,9 +71,10 @@ class Guard:
         first = path.split("/")[1] if path.startswith("/") else ""
         if not hmac.compare_digest(first.encode(), self.token.encode()):
             return 404, "expected the address that covector view printed, with its token"
-        if not given.get("content-length", "0").isdigit():
+        length = given.get("content-length", "0")
+        if not (length.isascii() and length.isdigit()):
             return 400, "expected a whole number as Content-Length"
-        if int(given.get("content-length", "0")) > MOST_BYTES:
+        if len(length) > 12 or int(length) > MOST_BYTES:
             return 413, f"expected a request of at most {MOST_BYTES} bytes, got more; ask for less at once"
         return None
 

@@ -4,8 +4,11 @@ The process stays for the next command, so that slow imports are paid once; a co
 process with it. Results are what the command wrote with ``--out``.
 """
 
+import contextlib
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -100,7 +103,7 @@ class Jobs:
         with self._lock:
             was, job.state = job.state, "cancelled" if job.state in ("queued", "running") else job.state
             if was == "running" and self._process is not None:
-                self._process.kill()
+                _end(self._process)
         return job
 
     def close(self) -> None:
@@ -108,9 +111,11 @@ class Jobs:
         with self._lock:
             self._closed = True
             if self._process is not None:
-                self._process.kill()
+                _end(self._process)
             self._lock.notify_all()
         self._thread.join(timeout=5)
+        if self._process is not None:
+            _tidy(self._process)
         shutil.rmtree(self._root, ignore_errors=True)
 
     def _forget(self) -> None:
@@ -121,6 +126,8 @@ class Jobs:
 
     def _ready(self) -> "subprocess.Popen[str]":
         if self._process is None or self._process.poll() is not None:
+            if self._process is not None:
+                _tidy(self._process)
             self._process = subprocess.Popen(
                 [sys.executable, *self._worker_words],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -132,10 +139,11 @@ class Jobs:
     def _watch(self, process: "subprocess.Popen[str]") -> None:
         """Keep the last line that the running command says."""
         assert process.stderr is not None
-        for line in process.stderr:
-            job = self._current
-            if job is not None and line.strip():
-                job.progress = _said(line)
+        with process.stderr as said:
+            for line in said:
+                job = self._current
+                if job is not None and line.strip():
+                    job.progress = _said(line)
 
     def _loop(self) -> None:
         while True:
@@ -180,6 +188,23 @@ def _run(process: "subprocess.Popen[str]", job: Job) -> tuple[int, str]:
         return 1, f"the process that ran it ended ({process.wait()}); {job.progress or 'it said nothing'}"
     told = json.loads(answer)
     return int(told["code"]), _said(told["said"])
+
+
+def _end(process: "subprocess.Popen[str]") -> None:
+    """End a process with everything it started: those that play episodes would wait for it for ever."""
+    if hasattr(os, "killpg"):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+
+
+def _tidy(process: "subprocess.Popen[str]") -> None:
+    """Wait for a process that has ended, and close what led to it; who reads its last words closes those."""
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with contextlib.suppress(OSError):  # what was still to be written
+                pipe.close()
 
 
 def _said(line: str) -> str:

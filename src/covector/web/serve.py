@@ -40,6 +40,8 @@ def serve(
             guarded = Guard(create_app(shown, jobs), token, number)
             config = uvicorn.Config(guarded, log_level="warning", access_log=False, lifespan="off", server_header=False)
             server = uvicorn.Server(config)
+            if shown.is_built:
+                threading.Thread(target=shown.bundle.warm, daemon=True).start()
             threading.Thread(target=_announce, args=(server, address, browser, say), daemon=True).start()
             server.run(sockets=[listening])
         finally:

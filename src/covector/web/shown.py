@@ -6,9 +6,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from covector.analyses.compare_atlases import compare_atlases
 from covector.analyses.readout import readout
 from covector.atlases import model_of, trace
-from covector.errors import BadRequest
+from covector.errors import BadRequest, CovectorError
 from covector.io.atlas import MANIFEST, Atlas
 from covector.io.cache import cache_folder
 from covector.model.opened import Model
@@ -39,9 +40,7 @@ class Shown:
         """Whether the atlas is there, whole."""
         try:
             Atlas(self.folder)
-        except BadRequest:
-            return False
-        except Exception:
+        except CovectorError:
             if not self.is_model:
                 raise
             return False
@@ -81,6 +80,18 @@ class Shown:
     def check(self) -> None:
         """Open the model now, where its atlas is still to be built. Raises what `covector.open` raises."""
         open_model(self.ref)
+
+    @cached_property
+    def compared(self) -> Table:
+        """The comparison with the second atlas. Raises BadRequest where there is none, or nothing in common."""
+        return compare_atlases(self.bundle.atlas, self.second)
+
+    @property
+    def second(self) -> Atlas:
+        """The second atlas. Raises BadRequest where there is none."""
+        if self.other is None:
+            raise BadRequest(f"expected a second atlas to compare with; start covector view {self.words} OTHER")
+        return self.other.atlas
 
     def build_words(self) -> list[str]:
         """The command that builds the atlas."""
