@@ -1,5 +1,9 @@
 import { svelte } from "@sveltejs/vite-plugin-svelte";
+import { readFileSync } from "node:fs";
 import { defineConfig } from "vite";
+
+// What the script contains of others goes with their licence, into the page and every report.
+const notice = `/*!\n Contains parts of Svelte.\n\n${readFileSync("node_modules/svelte/LICENSE.md", "utf8").trim()}\n*/`;
 
 // One script and one style under fixed names: the server serves them by name, the report puts them into one file.
 export default defineConfig({
@@ -13,7 +17,7 @@ export default defineConfig({
     modulePreload: { polyfill: false },
     assetsInlineLimit: 0,
     rollupOptions: {
-      output: { entryFileNames: "app.js", assetFileNames: "app.[ext]", inlineDynamicImports: true },
+      output: { entryFileNames: "app.js", assetFileNames: "app.[ext]", inlineDynamicImports: true, banner: notice },
     },
   },
 });
