@@ -3,7 +3,9 @@ import { readFileSync } from "node:fs";
 import { defineConfig } from "vite";
 
 // What the script contains of others goes with their licence, into the page and every report.
-const notice = `/*!\n Contains parts of Svelte.\n\n${readFileSync("node_modules/svelte/LICENSE.md", "utf8").trim()}\n*/`;
+const parts = { Svelte: "svelte/LICENSE.md", clsx: "clsx/license" };
+const licences = Object.values(parts).map((file) => readFileSync(`node_modules/${file}`, "utf8").trim());
+const notice = `/*!\n Contains parts of ${Object.keys(parts).join(" and ")}.\n\n${licences.join("\n\n")}\n*/`;
 
 // One script and one style under fixed names: the server serves them by name, the report puts them into one file.
 export default defineConfig({

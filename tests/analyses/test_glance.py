@@ -110,3 +110,12 @@ def test_the_band_beside_a_spectrum_holds_95_percent_of_noise_of_its_norm(
     inside = np.mean((low <= scaled) & (scaled <= high))
     # Levels from 200 draws cover .95 with an error of .015 each, correlated along the index.
     assert 0.92 <= inside <= 0.975
+
+
+def test_an_index_that_names_a_place_the_atlas_lacks_is_refused_by_its_name(
+    atlas: covector.Atlas, tmp_path: Path
+) -> None:
+    named = atlas.column("site").copy()
+    named[5] = "L99H9.ov"
+    with pytest.raises(covector.CovectorError, match=r"names the place 'L99H9\.ov'"):
+        covector.glance(with_columns(atlas, tmp_path / "broken", site=named))

@@ -210,3 +210,22 @@ def test_every_answer_follows_its_own_description(demo_atlas: Path, jobs: Jobs) 
             case.call_and_validate(excluded_checks=[positive_data_acceptance])
 
         answers()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"question": "\\ud800", "values": {}}',
+        b'{"question": "norms", "values": {"task": "\\ud800"}}',
+        b'{"question": "norms", "values": {"\\ud800": "a"}}',
+        b'{"question": "edit", "values": {"edits": "L0H0.ov:0*0", "neutral": "\\ud800"}}',
+        b'{"question": "norms", "values": {"task": ["\\ud800"]}}',
+    ],
+)
+def test_half_a_character_is_refused_and_the_next_question_is_taken(client: TestClient, body: bytes) -> None:
+    answer = client.post("/api/jobs", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code in (400, 422)
+    good = client.post("/api/jobs", json={"question": "norms", "values": {"task": "' she' - ' he'"}})
+    assert good.status_code == 202
+    assert good.json()["id"] in [j["id"] for j in client.get("/api/jobs").json()] or good.json()["state"] != "queued"
+    assert client.delete(f"/api/jobs/{good.json()['id']}").json()["state"] in ("cancelled", "done", "failed")

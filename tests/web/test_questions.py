@@ -39,6 +39,7 @@ class ByName(Shown):
     def __init__(self, ref: str) -> None:
         self.ref, self.is_model = ref, True
 
+    atlas = None
     model = cached_property(lambda self: covector.open(self.ref))
 
 

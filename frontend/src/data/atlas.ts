@@ -33,16 +33,19 @@ export function ordered(values: Float32Array, falling: boolean): Uint32Array {
     let key = bits[i] >>> 31 ? ~bits[i] >>> 0 : (bits[i] | 0x80000000) >>> 0;
     if (falling) key = ~key >>> 0;
     if (Number.isNaN(values[i])) key = 0xffffffff;
-    keys[i] = key * 0x100000 + i;
+    keys[i] = key * 0x200000 + i;
   }
   keys.sort();
-  return Uint32Array.from(keys, (k) => k % 0x100000);
+  return Uint32Array.from(keys, (k) => k % 0x200000);
 }
 
 /** The letters of a text that a search compares: no case, no accents. */
 export function folded(text: string): string {
   return text.normalize("NFKD").replace(FOLD, "").toLowerCase();
 }
+
+/** A label without the mark of a space in front of it. */
+const bare = (label: string): string => label.replace(/^[ ▁Ġ·]/, "");
 
 export class Directions {
   readonly rows: number;
@@ -147,7 +150,7 @@ export class Directions {
   }
 
   private sortable(name: string): Float32Array {
-    // Rows of an atlas stand by place already; 24 bits hold every row of the largest atlas that a page can show.
+    // Rows of an atlas stand by place already; a float32 holds 2²⁴ of them, `ordered` 2²¹.
     if (name === "place") return Float32Array.from(this.site, (_, i) => i);
     if (name in this.numbers) return this.numbers[name];
     const texts = this.texts[name] ?? [];
@@ -160,10 +163,12 @@ export class Directions {
   kept(filter: Filter, order: Uint32Array): Uint32Array {
     const { overview, numbers, site } = this;
     const wanted = new Uint8Array(overview.sites.length).fill(1);
-    const typed = folded(filter.site);
+    const typed = folded(filter.site).replace(/:\d+$/, "");
+    // As addresses are typed elsewhere: * for any layer or head; a part of a name is enough.
+    const address = new RegExp(typed.replace(/[.+?^${}()|[\]\\]/g, "\\$&").replaceAll("*", "\\d+"));
     overview.sites.forEach((s, i) => {
       const inLayers = !filter.layers || (s.layer !== null && s.layer >= filter.layers[0] && s.layer <= filter.layers[1]);
-      const named = !typed || folded(s.site).includes(typed);
+      const named = !typed || address.test(folded(s.site));
       if (!inLayers || !named || (filter.kinds && !filter.kinds.has(s.kind))) wanted[i] = 0;
     });
     const side = this.texts.side.indexOf(filter.side);
@@ -196,7 +201,7 @@ export class Directions {
     const sought = folded(typed.trim());
     this.foldedWords ??= words.map(folded);
     for (let w = 0; w < words.length; w++) {
-      match[w] = Number(exact ? words[w] === exact[1] : this.foldedWords[w].includes(sought));
+      match[w] = Number(exact ? bare(words[w]) === bare(exact[1]) : this.foldedWords[w].includes(sought));
     }
     for (const pole of ["top", "bottom"] as const) {
       const codes = this.labels.arrays[pole];

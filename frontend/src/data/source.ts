@@ -16,6 +16,7 @@ export interface Source {
   table(path: string, values: Record<string, string | number | boolean>): Promise<TableTwin>;
   questions(): Promise<QuestionForm[]>;
   ask(question: string, values: Record<string, string | boolean>): Promise<Job>;
+  unfinished(): Promise<Job[]>;
   job(id: number): Promise<Job>;
   cancel(id: number): Promise<Job>;
   film(job: number, which: number): string;
@@ -65,6 +66,7 @@ class Server implements Source {
       headers: { "content-type": "application/json" },
       body: JSON.stringify({ question, values }),
     });
+  unfinished = () => this.json<Job[]>("jobs");
   job = (id: number) => this.json<Job>(`jobs/${id}`);
   cancel = (id: number) => this.json<Job>(`jobs/${id}`, { method: "DELETE" });
   film = (job: number, which: number) => `api/jobs/${job}/films/${which}`;
@@ -111,6 +113,7 @@ class Report implements Source {
   table = this.none;
   questions = () => Promise.resolve([]);
   ask = this.none;
+  unfinished = () => Promise.resolve([]);
   job = this.none;
   cancel = this.none;
   film = () => "";

@@ -15,9 +15,6 @@ class Store {
   /** Load what the views need: the overview and the directions first, then their labels. */
   async load(): Promise<void> {
     try {
-      // Asked for at once: where the atlas is not there yet, the last two fail and are asked again.
-      const early = Promise.all([source.overview(), source.part("directions")]);
-      early.catch(() => undefined);
       this.state = await source.state();
       this.error = "";
       if (!this.state.built) {
@@ -27,7 +24,7 @@ class Store {
         else setTimeout(() => void this.load(), 700);
         return;
       }
-      const [overview, packed] = await early;
+      const [overview, packed] = await Promise.all([source.overview(), source.part("directions")]);
       this.directions = new Directions(packed, overview);
       this.overview = overview;
       document.title = `${overview.meta.model} · covector`;

@@ -105,6 +105,8 @@ export interface Overview {
   rule: string;
   glance: TableTwin;
   sites: SiteRecord[];
+  /** How commands name what is shown and its atlas, and how Python names the folder and opens the model. */
+  words: { shown: string; atlas: string; folder: string; model: string };
   shown: string;
   other: string | null;
   /** How many results a report keeps for each view. */

@@ -31,12 +31,11 @@ def glance(source: Atlas | str | Path) -> Table:
     Raises CorruptAtlas.
     """
     atlas = source if isinstance(source, Atlas) else Atlas(source)
-    given = atlas.columns("site", "p_dir", "q_dir", "zeta")
+    given = atlas.columns("p_dir", "q_dir", "zeta")
     judged = "interpretable" in atlas.names
     verdicts = atlas.columns("interpretable", "svd_specific") if judged else {}
     records = atlas.sites
-    row_of = {r["site"]: i for i, r in enumerate(records)}
-    place = np.array([row_of[s] for s in given["site"]], dtype=np.int64)
+    place = atlas.places
     known = np.isfinite(given["p_dir"])
     n = _counts(place, known, len(records))
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -25,6 +25,12 @@ def view(
         raise MissingExtra(
             f"view serves a page: expected fastapi and uvicorn, {error.name} is missing; pip install 'covector[app]'"
         ) from error
+    if not 0 <= port < 2**16:
+        raise BadRequest(f"--port: expected a port from 1 to 65535, or 0 for any that is free, got {port}")
+    if atlas.endswith(".atlas") and not Path(atlas).exists():
+        raise BadRequest(
+            f"expected an atlas at '{atlas}', there is none; covector atlas MODEL --out {atlas} builds one"
+        )
     shown = Shown(atlas, None if other is None else str(other))
     if not shown.is_built:
         shown.check()

@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import io
 import json
+import os
 import sys
 from typing import TextIO
 
@@ -39,7 +40,9 @@ def main() -> None:
     progress.PATIENCE = PATIENCE
     if importlib.util.find_spec("torch"):
         importlib.import_module("torch")
-    answers = sys.stdout
+    # Answers go where standard output was; whatever else writes there, a library or a child, goes to standard error.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
     for line in sys.stdin:
         arguments = json.loads(line)["arguments"]
         heard = Heard(sys.stderr)

@@ -104,6 +104,18 @@ class Atlas:
         return table.take(pa.array(np.asarray(which, dtype=np.int64))).to_pylist()
 
     @cached_property
+    def places(self) -> np.ndarray:
+        """Which of `sites` each direction belongs to, as its index. Raises CorruptAtlas for one that is not there."""
+        known = {record["site"]: i for i, record in enumerate(self.sites)}
+        named = self.column("site")
+        unknown = set(named) - known.keys()
+        if unknown:
+            raise _damaged(
+                self.folder / INDEX, f"it names the place '{str(min(map(str, unknown)))[:40]}' that {SITES} lacks"
+            )
+        return np.array([known[site] for site in named], dtype=np.int64)
+
+    @cached_property
     def sites(self) -> list[dict[str, Any]]:
         """One dict per site: name, layer, head, kind, shape, inner size, and ``sigma``, its whole spectrum."""
         return _table(self.folder / SITES).to_pylist()

@@ -29,13 +29,12 @@ def picture_data(picture: Picture) -> dict[str, Any]:
 
 def picture_from(data: Mapping[str, Any]) -> Picture:
     """The picture that `picture_data` told. Raises BadTable for anything else."""
-    kind = _KINDS.get(str(data.get("kind")))
+    kind = _KINDS.get(str(data.get("kind"))) if isinstance(data, Mapping) else None
     if kind is None:
-        raise BadTable(f"expected a picture ({', '.join(_KINDS)}), got '{data.get('kind')}'; make the result again")
+        raise BadTable(f"expected a picture ({', '.join(_KINDS)}), got {str(data)[:40]}; make the result again")
     names = {f.name for f in dataclasses.fields(kind)}
-    given = {name: _held(name, value, kind) for name, value in data.items() if name in names}
     try:
-        return kind(**given)
+        return kind(**{name: _held(name, value, kind) for name, value in data.items() if name in names})
     except (TypeError, ValueError, AttributeError) as error:
         raise BadTable(f"expected the fields of a {data['kind']}, got others; make the result again") from error
 

@@ -4,11 +4,13 @@ Addresses name things that the server knows by name or number; none becomes a pa
 to parameters of an analysis, or to a command that runs in a process of its own.
 """
 
+import json
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import FastAPI, HTTPException, Query, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -20,9 +22,9 @@ from covector.web.assets import assets
 from covector.web.beside import beside
 from covector.web.bundle import table_data
 from covector.web.jobs import FILMS, Jobs, films_of
-from covector.web.questions import typed
 from covector.web.report import compare_words
 from covector.web.shown import Shown
+from covector.web.words import names, typed
 
 PACKED = "application/x-covector-packed"
 Name = Annotated[str, Query(min_length=1, max_length=200)]
@@ -94,6 +96,7 @@ def create_app(shown: Shown, jobs: Jobs) -> FastAPI:
         openapi_url="/api/openapi.json", responses=REFUSALS,
     )  # fmt: skip
     app.exception_handler(CovectorError)(_refused)
+    app.exception_handler(RequestValidationError)(_invalid)
     _serve_page(app)
     _serve_atlas(app, shown, jobs)
     _serve_weights(app, shown)
@@ -103,7 +106,17 @@ def create_app(shown: Shown, jobs: Jobs) -> FastAPI:
 
 
 def _refused(_: Request, error: Exception) -> JSONResponse:
-    return JSONResponse({"detail": str(error)}, status_code=400)
+    # What was typed is quoted in the refusal, and half a character cannot be sent back.
+    said = str(error).encode("utf-8", "backslashreplace").decode()
+    return JSONResponse({"detail": said}, status_code=400)
+
+
+def _invalid(_: Request, error: Exception) -> JSONResponse:
+    """What is wrong where; what came is left out, since half a character cannot be sent back."""
+    assert isinstance(error, RequestValidationError)
+    told = [{"where": [str(w) for w in e["loc"]], "why": e["msg"]} for e in error.errors()]
+    text = json.dumps({"detail": told}, ensure_ascii=True)
+    return JSONResponse(json.loads(text.encode("utf-8", "backslashreplace")), status_code=422)
 
 
 def _serve_page(app: FastAPI) -> None:
@@ -134,7 +147,9 @@ def _serve_atlas(app: FastAPI, shown: Shown, jobs: Jobs) -> None:
     @app.get("/api/overview")
     def overview() -> dict[str, Any]:
         """The model, the atlas and every place at a glance."""
-        return {**shown.bundle.part("overview"), "shown": shown.words, "other": shown.other_ref}
+        atlas = shown.bundle.atlas
+        named = names(shown.words, str(shown.folder), atlas.manifest)
+        return {**shown.bundle.part("overview"), "shown": shown.words, "other": shown.other_ref, "words": named}
 
     @app.get("/api/parts/{part}", response_class=Response, responses={200: {"content": {PACKED: {}}}})
     def part(part: Part) -> Response:
@@ -178,8 +193,9 @@ def _serve_weights(app: FastAPI, shown: Shown) -> None:
         table = shown.search(query, by=by, top=top, expand=expand, last=last)
         more = f" --top {top}" + (f" --by {by}" if by != "direction" else "")
         more += (f" --expand {expand}" if expand else "") + (" --last" if last else "")
+        extra = (f", expand={expand}" if expand else "") + (", last=True" if last else "")
         command = f"covector search {typed(str(shown.folder))} {typed(query)}{more}"
-        return twin(table, command, f"covector.trace({str(shown.folder)!r}, {query!r}, by={by!r}, top={top})")
+        return twin(table, command, f"covector.trace({str(shown.folder)!r}, {query!r}, by={by!r}, top={top}{extra})")
 
 
 def _serve_other(app: FastAPI, shown: Shown) -> None:
@@ -209,6 +225,11 @@ def _serve_jobs(app: FastAPI, shown: Shown, jobs: Jobs) -> None:
         name, values = given.question, given.values
         command, python = asking.words(name, values)
         return jobs.ask(name, command, python, lambda folder: asking.arguments(name, values, folder)).told()
+
+    @app.get("/api/jobs", response_model=list[JobTwin])
+    def unfinished() -> list[dict[str, Any]]:
+        """Jobs that wait or run, in order, whoever started them."""
+        return [job.told() for job in jobs.unfinished()]
 
     @app.get("/api/jobs/{number}", response_model=JobTwin)
     def job(number: int) -> dict[str, Any]:

@@ -55,7 +55,7 @@ class Asking:
     @cached_property
     def _fit(self) -> Fit:
         try:
-            return fitted(self.shown.model, self._agent())
+            return fitted(self.shown.model, self._agent(), atlas=self.shown.atlas)
         except CovectorError as error:
             return unopened(str(error))
 

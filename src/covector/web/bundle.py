@@ -17,6 +17,7 @@ from covector.analyses.glance import glance
 from covector.analyses.score import rule_text
 from covector.analyses.site_spectra import PRODUCTS
 from covector.analyses.spectrum_band import spectrum_bands
+from covector.errors import BadRequest
 from covector.io.atlas import INDEX, Atlas
 from covector.render import Table
 from covector.render.picture_data import picture_data
@@ -29,6 +30,8 @@ NUMBERS = (
 )  # fmt: skip
 FLAGS = ("noisy", "interpretable", "svd_specific", "aligned")
 CODES = ("side", "kind", "basis", "label")
+# Places are counted in 16 bits; the largest models that are public have some 30,000 heads.
+MOST_PLACES = 2**16
 PARTS = ("directions", "labels", "spectra")
 # A pole's labels that the page holds; the atlas may have more.
 POLE = 10
@@ -74,9 +77,11 @@ class Bundle:
     def directions(self) -> bytes:
         """One entry per direction: place, side, dyad, block, numbers, flags; texts as codes into lists."""
         names = set(self.atlas.names)
-        places = {r["site"]: i for i, r in enumerate(self.atlas.sites)}
-        given = self.atlas.columns("site", "dyad", "block_first", "block_last")
-        arrays: dict[str, np.ndarray] = {"site": np.array([places[s] for s in given["site"]], dtype=np.uint16)}
+        if len(self.atlas.sites) > MOST_PLACES:
+            n = len(self.atlas.sites)
+            raise BadRequest(f"expected at most {MOST_PLACES} places to look at, got {n}; build it with fewer --kinds")
+        given = self.atlas.columns("dyad", "block_first", "block_last")
+        arrays: dict[str, np.ndarray] = {"site": self.atlas.places.astype(np.uint16)}
         arrays |= {n: given[n].astype(np.uint16) for n in ("dyad", "block_first", "block_last")}
         texts = {}
         for name in (c for c in CODES if c in names):
@@ -120,7 +125,7 @@ class Bundle:
         arrays = {"start": starts, "sigma": rounded(np.concatenate(rows))}
         for i, name in enumerate(("low", "high")):
             arrays[name] = rounded(np.concatenate([b[i] for b in bands]))
-        return packed(arrays, {"band": "95 % of noise of the same shape and norm, at each index"})
+        return packed(arrays, {"band": "noise of its norm, 95 %"})
 
 
 def _place(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from covector.axes import Float
 from covector.errors import CovectorError
+from covector.io.atlas import Atlas
 from covector.linalg.svd import svd
 from covector.model.opened import Model
 from covector.run.prompts import fill_template
@@ -37,8 +38,8 @@ MALE = ("John", "Mark", "Paul", "Jack", "Tim", "Timmy", "Max", "Tom", "David", "
 MOST_NAMES, FEWEST_NAMES = 4, 2
 # Tokens per word up to which a template is in the model's own words.
 MOST_PIECES = 1.6
-# Matrices that are decomposed to find an example, the last layers first: GPT-2 small's heads take a second.
-MOST_PLACES = 150
+# Places that are decomposed to find an example where the atlas has none: the last ones, some seconds at GPT-2's size.
+MOST_PLACES = 12
 TORCH = "models are run with torch, which is missing here: pip install 'covector[run]'"
 GYM = "episodes are played with gymnasium, which is missing here: pip install 'covector[agents]'"
 
@@ -62,9 +63,16 @@ def unopened(why: str) -> Fit:
 
 
 def fitted(
-    model: Model, agent: Agent | None, has: Callable[[str], object] = importlib.util.find_spec
-) -> Fit:  # fmt: skip
-    """What fits `model`. `agent`: its agent file, if it has one. `has` says whether a package is installed."""
+    model: Model,
+    agent: Agent | None,
+    has: Callable[[str], object] = importlib.util.find_spec,
+    atlas: Atlas | None = None,
+) -> Fit:
+    """What fits `model`. `agent`: its agent file, if it has one. `has` says whether a package is installed.
+
+    Examples of edits come from the directions of `atlas`; without one, or where it lacks these places, from the last
+    few places of the model, which are decomposed.
+    """
     missing = _missing(model, agent, has)
     values, offers = {}, {}
     if "labels" not in missing:
@@ -73,10 +81,10 @@ def fitted(
         values = {"task": tasks[0], "second": tasks[1]} | filled
         values |= {"observe": values["task"]} | ({"neutral": ENGLISH} if filled and not _letters(model) else {})
         offers |= {"task": tasks, "second": tasks}
-        places, offers["edits"] = _places(model, values["task"])
+        places, offers["edits"] = _places(model, values["task"], atlas)
         values |= places
     if "agent" not in missing:
-        values |= _arms(model, agent)
+        values |= _arms(model, agent, atlas)
         bases = [name for name in model.bases if not name.startswith(("timestep", "time", "position", "return"))]
         offers |= {"basis": bases, "grid_basis": [b for b in bases if _cells(model, b)]}
         values |= {"basis": "action_out"}
@@ -201,19 +209,18 @@ def _alike(model: Model, template: str, first: str, second: str) -> bool:
     return True
 
 
-def _places(model: Model, task: str) -> tuple[dict[str, str], list[str]]:
+def _places(model: Model, task: str, atlas: Atlas | None) -> tuple[dict[str, str], list[str]]:
     """An edit and a path for an observable, and the edits to choose from.
 
     The edits: the head's dyad that writes the most of it, removed; or its direction, erased from what all MLPs write.
     The second comes first where a dyad of an MLP writes more than any of a head.
     """
     rows = Observable.parse(task, model).readout(model)[None]
-    heads = [*_heads(model)][::-1][:MOST_PLACES]
-    head, most = _strongest(model, [f"{h}.ov" for h in heads], rows)
+    head, most = _strongest(model, [f"{h}.ov" for h in _heads(model)], rows, atlas)
     if not head:
         return {}, []
     edits = [f"{head}*0"]
-    _, other = _strongest(model, _mlps(model), rows)
+    _, other = _strongest(model, _mlps(model), rows, atlas)
     if other:
         edits.insert(0 if other > most else 1, f"L*.mlp.out:({task})*0")
     return {"edits": edits[0], "path": f"{head.partition('.')[0]}>out"}, edits
@@ -223,21 +230,31 @@ def _mlps(model: Model) -> list[str]:
     return [f"L{i}.mlp.out" for i, block in enumerate(model.spec.blocks) if block.mlp is not None]
 
 
-def _arms(model: Model, agent: Agent | None) -> dict[str, str]:
+def _arms(model: Model, agent: Agent | None, atlas: Atlas | None) -> dict[str, str]:
     """The dyad that moves the actions the most, removed; and as many episodes as are played in a minute or so."""
     places = [*(f"{h}.ov" for h in _heads(model)), *_mlps(model)]
     rows = np.asarray(model.bases["action_out"].vectors, dtype=np.float64)
-    best, _ = _strongest(model, places[::-1][:MOST_PLACES], rows - rows.mean(axis=0))
+    best, _ = _strongest(model, places, rows - rows.mean(axis=0), atlas)
     is_long = agent is not None and (agent.most_time or 0) >= 500
     draws = agent is not None and agent.environment.id.startswith(("MiniGrid", "BabyAI"))
     few = {"episodes": "10", "controls": "4" if is_long else "19"}
     return few | {"arm": f"edit={best}*0"} | ({"film": "yes"} if draws else {})
 
 
-def _strongest(model: Model, places: Sequence[str], rows: Float[np.ndarray, "k d_model"]) -> tuple[str, float]:
+def _strongest(
+    model: Model, places: Sequence[str], rows: Float[np.ndarray, "k d_model"], atlas: Atlas | None
+) -> tuple[str, float]:
     """The place and dyad whose written vector, times σ, moves the read-outs `rows` the most, and by how much."""
+    if atlas is not None:
+        told = atlas.columns("site", "side", "dyad", "sigma")
+        among = np.flatnonzero((told["side"] == "write") & np.isin(told["site"].astype(str), list(places)))
+        if len(among):
+            written = atlas.vectors[among].astype(np.float32) @ rows.T.astype(np.float32)
+            moved = np.linalg.norm(written, axis=1) * told["sigma"][among]
+            best = among[int(moved.argmax())]
+            return f"{told['site'][best]}:{told['dyad'][best]}", float(moved.max())
     best, most = "", 0.0
-    for place in places:
+    for place in places[-MOST_PLACES:]:
         try:
             d = svd(model.map(place))
         except CovectorError:

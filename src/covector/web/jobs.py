@@ -76,15 +76,15 @@ class Jobs:
             waiting = sum(j.state in ("queued", "running") for j in self._all.values())
             if waiting >= MOST_WAITING:
                 raise BadRequest(f"expected at most {MOST_WAITING} questions at a time, {waiting} wait; cancel one")
-            folder = self._root / str(self._next)
+            number, self._next = self._next, self._next + 1
+            folder = self._root / str(number)
             folder.mkdir()
             try:
                 words = [*arguments(folder)]
-            except BadRequest:
+            except BaseException:
                 shutil.rmtree(folder)
                 raise
-            job = Job(self._next, question, words, command, python, folder)
-            self._next += 1
+            job = Job(number, question, words, command, python, folder)
             self._all[job.id] = job
             self._forget()
             self._lock.notify_all()
@@ -97,6 +97,11 @@ class Jobs:
                 raise BadRequest(f"expected a job of this run, {number} is none")
             return self._all[number]
 
+    def unfinished(self) -> list[Job]:
+        """Jobs that wait or run, in order."""
+        with self._lock:
+            return [j for j in self._all.values() if j.state in ("queued", "running")]
+
     def cancel(self, number: int) -> Job:
         """End a job that waits or runs; one that has ended stays as it is."""
         job = self.job(number)
@@ -104,6 +109,7 @@ class Jobs:
             was, job.state = job.state, "cancelled" if job.state in ("queued", "running") else job.state
             if was == "running" and self._process is not None:
                 _end(self._process)
+                self._process = None  # also where its answer has come already: the next job gets a fresh one
         return job
 
     def close(self) -> None:
@@ -157,6 +163,8 @@ class Jobs:
                 self._current, process = job, self._ready()
             self._finish(job, *_run(process, job))
             self._current = None
+            if job.state == "cancelled":
+                _tidy(process)
 
     def _finish(self, job: Job, code: int, said: str) -> None:
         results, error = [], said
@@ -185,9 +193,14 @@ def _run(process: "subprocess.Popen[str]", job: Job) -> tuple[int, str]:
     except (BrokenPipeError, ValueError):
         answer = ""
     if not answer:
-        return 1, f"the process that ran it ended ({process.wait()}); {job.progress or 'it said nothing'}"
-    told = json.loads(answer)
-    return int(told["code"]), _said(told["said"])
+        code = process.wait()
+        _tidy(process)
+        return 1, f"the process that ran it ended ({code}); {job.progress or 'it said nothing'}"
+    try:
+        told = json.loads(answer)
+        return int(told["code"]), _said(told["said"])
+    except (ValueError, TypeError, KeyError):
+        return 1, f"the process that runs commands answered what is no answer: {answer[:80].strip()}"
 
 
 def _end(process: "subprocess.Popen[str]") -> None:
@@ -227,5 +240,7 @@ def results_of(folder: Path) -> list[dict[str, Any]]:
 
 
 def films_of(folder: Path) -> list[Path]:
-    """The films that lie in a folder."""
-    return sorted(p for p in folder.iterdir() if p.suffix in FILMS) if folder.is_dir() else []
+    """The films that lie in a folder. Links are none: a folder may come from somebody else."""
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.iterdir() if p.suffix in FILMS and p.is_file() and not p.is_symlink())

@@ -5,7 +5,6 @@ A value can not become an option (``--flag=value``) nor name a file (no ``@file`
 own folder.
 """
 
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, Literal
 
 from covector.errors import BadRequest
 from covector.web.fitting import Fit, Need
+from covector.web.words import typed
 
 Kind = Literal["text", "lines", "number", "numbers", "choice", "flag", "document"]
 # What Python is given of the fields: by name, as literals; ``more`` the keywords that were filled in.
@@ -154,6 +154,8 @@ def _given(question: str, field: Field, value: Any, folder: Path | None) -> list
     text = str(value)
     if len(text) > LONGEST or "\0" in text:
         raise BadRequest(f"{where}: expected at most {LONGEST} characters of text, got {len(text)}")
+    if any("\ud800" <= c <= "\udfff" for c in text):
+        raise BadRequest(f"{where}: expected text, got half of a character (a lone surrogate); type it again")
     if not text.strip():
         if field.needed:
             raise BadRequest(f"{where}: expected a value, got none; {field.about or 'fill it in'}")
@@ -225,13 +227,6 @@ def _option(word: str) -> str:
     # A value that begins with a minus sign must stay joined, or it would be read as an option.
     joint = "=" if value.startswith("-") else " "
     return f"{flag}{joint}{typed(value)}" if equals else flag
-
-
-def typed(value: str) -> str:
-    """One word of a shell line, in double quotes where that reads better."""
-    if shlex.quote(value) == value:
-        return value
-    return shlex.quote(value) if set(value) & set('"$`\\!') else f'"{value}"'
 
 
 def _literal(field: Field, value: Any) -> str:

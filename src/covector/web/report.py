@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from covector.analyses.compare_atlases import compare_atlases
+from covector.io.atlas import MANIFEST
 from covector.web.assets import assets
 from covector.web.beside import all_beside
 from covector.web.bundle import PARTS, Bundle, table_data
 from covector.web.stored import stored
+from covector.web.words import names
 
 # Film players are given data addresses alone, like images.
 POLICY = (
@@ -50,8 +52,24 @@ def report(bundle: Bundle, shown: str, *, other: Bundle | None = None, results: 
     """
     blocks = dict(_blocks(bundle, shown, other, stored(results)))
     packed = {name: _packed(content) for name, content in blocks.items()}
-    page, sizes = _page(bundle.part("overview")["meta"]["model"], packed)
+    page, sizes = _page(_name(bundle.part("overview")["meta"]["model"]), packed)
     return Report(page, sizes | {name: len(text) for name, text in packed.items()})
+
+
+def _name(text: str) -> str:
+    """The last part of a path: who gets a report is not told the sender's folders. A hub's name stays whole."""
+    return Path(text).name if Path(text).is_absolute() or text.startswith((".", "~")) else text
+
+
+def _overview(bundle: Bundle, shown: str) -> dict[str, Any]:
+    """The overview, with names for paths; a model by name is named as if its atlas were built beside the report."""
+    told, manifest = bundle.part("overview"), bundle.atlas.manifest
+    reference = " --layout ".join(_name(part) for part in str(manifest["reference"]).split(" --layout "))
+    folder = _name(shown) if (Path(shown) / MANIFEST).is_file() else f"{Path(shown).name}.atlas"
+    words = names(_name(shown), folder, {**manifest, "reference": reference})
+    meta = {**told["meta"], "model": _name(told["meta"]["model"])}
+    meta = {k: v for k, v in meta.items() if k != "layout"}
+    return {**told, "meta": meta, "reference": reference, "shown": _name(shown), "words": words}
 
 
 def _blocks(
@@ -60,7 +78,7 @@ def _blocks(
     """Name and bytes of every block, as `frontend/src/data/source.ts` asks for them."""
     views = dict(sorted(Counter(str(entry["view"]) for entry in kept).items()))
     named = None if other is None else str(other.atlas.folder)
-    yield "overview", _json({**bundle.part("overview"), "shown": shown, "other": named, "kept": views})
+    yield "overview", _json(_overview(bundle, shown) | {"other": named and Path(named).name, "kept": views})
     for part in PARTS:
         yield part, bundle.part(part)
     yield "stored", _json(kept)

@@ -1,6 +1,8 @@
 """Serve the page on this machine alone: a free port, a fresh token, the browser opened, Ctrl-C ends it cleanly."""
 
+import atexit
 import secrets
+import signal
 import socket
 import sys
 import threading
@@ -29,14 +31,15 @@ def serve(
         token = secrets.token_urlsafe(24)
         address = f"http://{HOST}:{number}/{token}/"
         jobs = Jobs()
+        # A closed terminal or a plain kill ends it as Ctrl-C does: the process that runs jobs must not be left behind.
+        atexit.register(jobs.close)
+        for other in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+            signal.signal(other, _interrupt)
         try:
             if not shown.is_built:
                 words = shown.build_words()
-                command, python = (
-                    f"covector {' '.join(words)}",
-                    f"covector.build_atlas({shown.ref!r}, {str(shown.folder)!r})",
-                )
-                shown.building = jobs.ask("atlas", command, python, lambda _: words).id
+                python = f"covector.build_atlas({shown.ref!r}, {str(shown.folder)!r})"
+                shown.building = jobs.ask("atlas", f"covector {' '.join(words)}", python, lambda _: words).id
             guarded = Guard(create_app(shown, jobs), token, number)
             config = uvicorn.Config(guarded, log_level="warning", access_log=False, lifespan="off", server_header=False)
             server = uvicorn.Server(config)
@@ -46,6 +49,11 @@ def serve(
             server.run(sockets=[listening])
         finally:
             jobs.close()
+            atexit.unregister(jobs.close)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _announce(server: uvicorn.Server, address: str, browser: bool, say: Callable[[str], object]) -> None:

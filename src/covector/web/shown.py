@@ -15,6 +15,7 @@ from covector.io.cache import cache_folder
 from covector.model.opened import Model
 from covector.render import Table
 from covector.web.bundle import Bundle
+from covector.web.words import opening
 from covector.workbench import open as open_model
 
 
@@ -56,11 +57,7 @@ class Shown:
         """The expression that opens the model, in the atlas' frame."""
         if self.is_model:
             return f"covector.open({self.ref!r})"
-        manifest = self.bundle.atlas.manifest
-        ref, _, layout = str(manifest["reference"]).partition(" --layout ")
-        frame = manifest["meta"]["frame"]
-        more = (f", {layout!r}" if layout else "") + (f", frame={frame!r}" if frame != "raw" else "")
-        return f"covector.open({ref!r}{more})"
+        return opening(self.bundle.atlas.manifest)
 
     @property
     def bundle(self) -> Bundle:
@@ -71,6 +68,11 @@ class Shown:
                     raise BadRequest(f"the atlas of {self.ref} is being built; wait for it")
                 self._bundle = Bundle(Atlas(self.folder))
             return self._bundle
+
+    @property
+    def atlas(self) -> Atlas | None:
+        """The atlas that is shown. Raises BadRequest while it is being built."""
+        return self.bundle.atlas
 
     @cached_property
     def model(self) -> Model:

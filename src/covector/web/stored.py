@@ -20,14 +20,14 @@ VIEWS: dict[str, tuple[str, ...]] = {
         "shares", "virtual_heads",
     ),
     "edits": (
-        "choose", "choose_curve", "concept_matrix", "diff", "diff_components", "diff_directions", "dyad_clusters",
-        "dyad_sweep", "edit_controls", "edit_dyads", "edit_effect", "edit_prompts", "edit_tokens", "granularity",
+        "choose", "choose_curve", "concept_matrix", "diff", "diff_components", "diff_directions", "dyad_sweep",
+        "edit_controls", "edit_dyads", "edit_effect", "edit_prompts", "edit_tokens", "granularity",
         "head_curve", "rank_sweep", "selective_induction", "selective_induction_heads",
         "selective_induction_tokens", "unit_ablation",
     ),
     "steering": ("debias", "steer", "steer_split"),
     "agents": (
-        "action_contrasts", "agent_map", "behaviour", "grid_map", "locate", "readout_bases", "rollout",
+        "action_contrasts", "agent_map", "behaviour", "dyad_clusters", "grid_map", "locate", "readout_bases", "rollout",
         "rollout_actions", "timestep_components", "timesteps",
     ),
     "results": (
@@ -90,12 +90,14 @@ def _analysis(result: dict[str, Any]) -> str:
 def _results(folder: Path) -> list[dict[str, Any]]:
     found = []
     for path in sorted(p for p in folder.glob("*.json") if not p.name.endswith(".picture.json")):
+        if path.is_symlink() or not path.is_file():
+            continue  # a folder may come from somebody else
         try:
             told = table_data(Table.load(path))
         except BadTable:
             continue  # other files of a command's folder: an edit, a journal
         drawn = path.with_suffix(".picture.json")
-        if drawn.exists():
+        if drawn.is_file() and not drawn.is_symlink():
             told["picture"] = _picture(drawn)
         found.append({**told, "command": str(told["meta"].pop("command", "")), "python": ""})
     return found
