@@ -243,11 +243,11 @@ def with_total_effects(
     opened, stage = _model_of(player), _stage_of(player)
     if tell:
         tell(f"{len(dyads)} dyads, each removed alone at moments of {options.episodes} clean episodes")
-    recorded = _recorded(opened, stage, options, stage.agent.target)
-    seen = moments(stage.agent, opened.spec, recorded, COMPARED)
-    with one_thread():
-        found = removal_effects(opened, decoder_of(opened, options.dtype), seen, dyads)
-    stage.close()
+    with contextlib.closing(stage):
+        recorded = _recorded(opened, stage, options, stage.agent.target)
+        seen = moments(stage.agent, opened.spec, recorded, COMPARED)
+        with one_thread():
+            found = removal_effects(opened, decoder_of(opened, options.dtype), seen, dyads)
     more = {"environment": stage.agent.environment.id, "packages": packages(stage.agent), "episodes": options.episodes,
             "first_seed": options.first_seed, "target": stage.agent.target, "run_dtype": options.dtype}  # fmt: skip
     return with_effects(table, found, seen, more)

@@ -193,3 +193,51 @@ def test_every_view_of_a_real_model(served: Callable[..., str], shared: Path, tm
         watched.page.get_by_role("button", name="Read again").click()
         watched.page.wait_for_selector("section h2")
         watched.quiet()
+
+
+def test_a_question_is_answered_on_the_page_with_its_words_and_its_picture(address: str) -> None:
+    table = covector.head_norms(covector.open("demo-lm"), "' she' - ' he'")
+    with opened() as watched:
+        watched.page.set_default_timeout(90_000)
+        watched.page.goto(f"{address}#/observables?ask=norms&task=%27+she%27+-+%27+he%27")
+        watched.page.get_by_role("button", name="Run", exact=True).click()
+        answer = watched.page.get_by_role("region", name=table.title, exact=True)
+        answer.wait_for()
+        assert table.says in answer.inner_text()
+        assert "covector observe norms" in answer.inner_text()
+        assert answer.locator("figure svg").count() == 1
+        watched.quiet()
+
+
+def test_an_edit_is_moved_by_its_dose_and_the_tokens_follow(address: str) -> None:
+    with opened() as watched:
+        watched.page.set_default_timeout(120_000)
+        watched.page.goto(f"{address}#/edits")
+        watched.page.get_by_role("button", name="Run", exact=True).click()
+        slider = watched.page.get_by_role("slider").first
+        slider.wait_for()
+        before = watched.page.locator("main").inner_text()
+        slider.focus()
+        watched.page.keyboard.press("Home")
+        assert watched.page.locator("main").inner_text() != before
+        watched.quiet()
+
+
+def test_who_comes_back_finds_the_job_that_runs_and_can_cancel_it(
+    served: Callable[..., str], agent_atlas: Path
+) -> None:
+    pytest.importorskip("minigrid")
+    with opened() as watched:
+        watched.page.set_default_timeout(90_000)
+        page, here = watched.page, served(agent_atlas)
+        page.goto(f"{here}#/agents?ask=rollout&episodes=3000")
+        page.get_by_role("button", name="Run", exact=True).click()
+        page.get_by_role("button", name="Cancel", exact=True).wait_for()
+        page.get_by_role("link", name="Model", exact=True).click()
+        page.get_by_role("link", name="Agents", exact=True).click()
+        page.get_by_role("button", name="Cancel", exact=True).click()
+        page.get_by_text("cancelled").wait_for()
+        page.goto(f"{here}#/agents?ask=locate")
+        page.get_by_role("button", name="Run", exact=True).click()
+        page.get_by_role("region", name=re.compile("action_out")).first.wait_for()
+        watched.quiet()

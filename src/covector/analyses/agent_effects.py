@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from covector.analyses.agent_map import NOTHING_RUN
 from covector.analyses.behaviour import straight_effects
 from covector.analyses.rollout_arms import divergences
 from covector.errors import BadRequest
@@ -64,12 +65,11 @@ def with_effects(table: Table, found: Effects, seen: Moments, more: Mapping[str,
         + (f", {found[largest][0]:.3g} straight" if found[largest][0] == found[largest][0] else "")
         + f"; {seen.count} moments of {len(np.unique(seen.of))} clean episodes)."
     )
-    head, _, tail = table.not_says.partition(": covector rollout edits them")
+    played = "Effects are on the next action along clean episodes, not on returns: covector rollout plays them"
     return replace(
         table,
         columns=(*table.columns[:at], *columns, *table.columns[at:]),
         meta=dict(table.meta) | {"moments": seen.count, "total_effects": dict(more)},
         says=table.says + said,
-        not_says="Effects are on the next action along clean episodes, not on returns" + ": covector rollout plays them"
-        + tail if head else table.not_says,
-    )  # fmt: skip
+        not_says=table.not_says.replace(NOTHING_RUN, played),
+    )

@@ -297,8 +297,12 @@ def kind(site: str) -> str:
     return name.replace("mlp.", "MLP ").replace("ov", "OV").replace("qk", "QK")
 
 
+# How every map ends that has not played the agent; see `agent_effects` for one that has.
+NOTHING_RUN = "It does not say that the model uses these directions (nothing was run): covector rollout edits them"
+
+
 def _not_says(table: Table, model: Model, names: list[str]) -> str:
-    parts = ["It does not say that the model uses these directions (nothing was run): covector rollout edits them"]
+    parts = [NOTHING_RUN]
     if model.stored.spec.final_norm is not None and any(n.partition(":")[0].endswith("_out") for n in names):
         parts.append("direct leaves out the final norm")
     parts += said(model, names)
