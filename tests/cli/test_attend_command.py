@@ -41,7 +41,12 @@ def test_the_start_token_is_left_out_in_the_next_command_too(capsys: pytest.Capt
 def test_files_and_picture_are_written(tmp_path: Path) -> None:
     words = ["demo-lm", "L0H0", "--prompt", TEXT, "--by", "keys", "--out", str(tmp_path)]
     assert run(["attend", *words, "--plot", str(tmp_path / "weights.svg"), "-q"]) == 0
-    assert {p.name for p in tmp_path.iterdir()} == {"attend.json", "attend.parquet", "weights.svg"}
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "attend.json",
+        "attend.parquet",
+        "attend.picture.json",
+        "weights.svg",
+    }
 
 
 @pytest.mark.parametrize(

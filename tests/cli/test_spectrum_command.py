@@ -51,7 +51,11 @@ def test_kinds_may_be_repeated_or_joined(capsys: pytest.CaptureFixture[str]) -> 
 def test_a_picture_and_files_are_written(view: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["spectrum", "demo-lm", "--kind", "ov", "--view", view, "--plot", str(tmp_path / "p.svg"), "--out"]
     assert run([*words, str(tmp_path / "o"), "--draws", "100"]) == 0
-    assert {p.name for p in (tmp_path / "o").iterdir()} == {"spectrum.json", "spectrum.parquet"}
+    assert {p.name for p in (tmp_path / "o").iterdir()} == {
+        "spectrum.json",
+        "spectrum.parquet",
+        "spectrum.picture.json",
+    }
     assert "median" in (tmp_path / "p.svg").read_text()
     assert capsys.readouterr().err.count("written:") == 2
 
