@@ -13,7 +13,8 @@ from covector.errors import BadRequest
 from covector.render import Column, Curve, Table
 from covector.render.picture_data import picture_data
 from covector.web import jobs as module
-from covector.web.jobs import Job, Jobs, films_of, results_of
+from covector.web.jobs import Job, Jobs
+from covector.web.results import films_of, result_of, tables_in
 
 # A stand-in for the process that runs commands: the first word says what it does, the second is given to it.
 WORKER = """
@@ -162,7 +163,7 @@ def test_results_come_with_the_values_of_their_pictures(tmp_path: Path) -> None:
     table.save(tmp_path / "small.json")
     drawn = picture_data(Curve(np.array([0.0, 1.0]), np.array([[1.0, np.nan]]), ["a"], "x", "y", "", ""))
     (tmp_path / "small.picture.json").write_text(json.dumps(drawn))
-    (found,) = results_of(tmp_path)
+    (found,) = map(result_of, tables_in(tmp_path))
     assert found["title"] == "Small"
     assert found["columns"][0]["values"] == [1.0, 2.0]
     assert found["picture"] == drawn
@@ -171,8 +172,8 @@ def test_results_come_with_the_values_of_their_pictures(tmp_path: Path) -> None:
 def test_a_picture_of_no_known_kind_is_no_result(tmp_path: Path) -> None:
     Table([Column("x", np.array([1.0]))], {"analysis": "small"}).save(tmp_path / "small.json")
     (tmp_path / "small.picture.json").write_text('{"kind": "script", "x": "alert(1)"}')
-    with pytest.raises(Exception, match="expected a picture"):
-        results_of(tmp_path)
+    with pytest.raises(Exception, match="expected the values of a picture"):
+        list(map(result_of, tables_in(tmp_path)))
 
 
 def test_films_are_those_of_the_folder_by_number(tmp_path: Path) -> None:

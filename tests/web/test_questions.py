@@ -83,12 +83,14 @@ def ran(arguments: list[str]) -> tuple[int, str]:
     return code, said.getvalue()
 
 
-def check_same_rows(ref: str, name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command writes what the Python lines give, with every example of the form."""
+def check_same_rows(
+    ref: str, name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, more: Mapping[str, str] | None = None
+) -> None:
+    """The command writes what the Python lines give, with every example of the form, and `more` in their places."""
     questions = asking(ref)
     form = next(f for f in questions.forms() if f["name"] == name)
     assert form["refused"] == ""
-    values = defaults(form)
+    values = defaults(form) | (more or {})
     arguments = questions.arguments(name, values, folder)
     code, said = ran(arguments)
     assert code == 0, said
@@ -136,28 +138,18 @@ def test_python_and_command_give_the_same_rows_of_real_models(
     ],
 )
 def test_python_and_command_give_the_same_rows_where_fields_are_filled_otherwise(
-    name: str, more: dict[str, str], tmp_path: Path
+    name: str, more: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    questions = asking("demo-lm")
-    values = defaults(next(f for f in questions.forms() if f["name"] == name)) | more
-    code, said = ran(questions.arguments(name, values, tmp_path))
-    assert code == 0, said
-    table = python_table(questions.words(name, values)[1])
-    kept = Table.load(tmp_path / f"{table.meta['analysis']}.json")
-    assert json.loads(table.to_json())["rows"] == json.loads(kept.to_json())["rows"]
+    check_same_rows("demo-lm", name, tmp_path, monkeypatch, more)
 
 
 @pytest.mark.parametrize(
     ("name", "more"), [("locate", {"by": "dyads"}), ("locate", {"by": "contrasts"}), ("rollout", {"by": "control"})]
 )
-def test_python_and_command_give_the_same_rows_by_every_choice(name: str, more: dict[str, str], tmp_path: Path) -> None:
-    questions = asking("demo-dt")
-    values = defaults(next(f for f in questions.forms() if f["name"] == name)) | more
-    code, said = ran(questions.arguments(name, values, tmp_path))
-    assert code == 0, said
-    table = python_table(questions.words(name, values)[1])
-    kept = Table.load(tmp_path / f"{table.meta['analysis']}.json")
-    assert json.loads(table.to_json())["rows"] == json.loads(kept.to_json())["rows"]
+def test_python_and_command_give_the_same_rows_by_every_choice(
+    name: str, more: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_same_rows("demo-dt", name, tmp_path, monkeypatch, more)
 
 
 @pytest.mark.parametrize("question", QUESTIONS, ids=lambda q: q.name)

@@ -218,7 +218,7 @@ export class Directions {
   }
 
   /** Rows by how many of the given words stand on one of their poles: (row, pole, words found, mean |cos|). */
-  listing_of(words: string[]): { row: number; pole: "top" | "bottom"; found: string[]; cos: number }[] {
+  listings(words: string[]): { row: number; pole: "top" | "bottom"; found: string[]; cos: number }[] {
     if (!this.labels) return [];
     const all = this.labels.about.words as string[];
     const width = this.labels.about.pole as number;

@@ -4,7 +4,6 @@ export type Typed = Float32Array | Uint8Array | Uint16Array | Uint32Array | Int1
 
 export interface Packed {
   arrays: Record<string, Typed>;
-  shapes: Record<string, number[]>;
   about: Record<string, unknown>;
 }
 
@@ -26,11 +25,9 @@ export function unpacked(buffer: ArrayBuffer): Packed {
     about: Record<string, unknown>;
   };
   const arrays: Record<string, Typed> = {};
-  const shapes: Record<string, number[]> = {};
   for (const [name, entry] of Object.entries(header.arrays)) {
     const count = entry.shape.reduce((a, b) => a * b, 1);
     arrays[name] = new TYPES[entry.type](buffer, 8 + length + entry.at, count);
-    shapes[name] = entry.shape;
   }
-  return { arrays, shapes, about: header.about };
+  return { arrays, about: header.about };
 }

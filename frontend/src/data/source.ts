@@ -7,7 +7,7 @@ export interface Source {
   /** Whether a server answers: models can be run, frames changed. */
   readonly live: boolean;
   state(): Promise<ServerState>;
-  overview(which?: "own" | "other"): Promise<Overview>;
+  overview(): Promise<Overview>;
   part(name: string): Promise<Packed>;
   compared(): Promise<TableTwin>;
   /** The leading dyads of a place, each with its nearest in the other atlas. */
@@ -38,7 +38,7 @@ class Server implements Source {
   }
 
   state = () => this.json<ServerState>("state");
-  overview = (which = "own") => this.json<Overview>(which === "own" ? "overview" : "other/overview");
+  overview = () => this.json<Overview>("overview");
   compared = () => this.json<TableTwin>("compare");
   beside = (site: string, side: string) => this.json<Beside[]>(`beside?${new URLSearchParams({ site, side }).toString()}`);
   stored = () => Promise.resolve([]);
@@ -96,7 +96,7 @@ class Report implements Source {
     return { shown: shown.shown, built: true, building: null, other: shown.other };
   }
 
-  overview = (which = "own") => this.json<Overview>(which === "own" ? "overview" : "other-overview");
+  overview = () => this.json<Overview>("overview");
   compared = () => this.json<TableTwin>("compare");
   beside = async (site: string, side: string) => (await this.json<Record<string, Beside[]>>("beside"))[`${site} ${side}`] ?? [];
   stored = () => this.json<Stored[]>("stored");

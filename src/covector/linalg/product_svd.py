@@ -25,9 +25,7 @@ from scipy.linalg import qr as householder_qr
 from covector.axes import Float
 from covector.linalg.dyads import BACKWARD_ERROR, EPS, RELATIVE_ACCURACY, Dyads, is_absolute, numerical_rank
 
-_cholesky, _invert_triangle, _divide_and_conquer, _jacobi = get_lapack_funcs(
-    ("potrf", "trtri", "gesdd", "gejsv"), dtype=np.float64
-)
+_cholesky, _invert_triangle, _jacobi = get_lapack_funcs(("potrf", "trtri", "gejsv"), dtype=np.float64)
 
 # Largest κ_F(scaled factor)²·eps for which Cholesky of the Gram is used: 25 times below where orthogonality of the
 # vectors was measured to reach 1e-11 (κ_F²·eps = 5e-9).
@@ -81,11 +79,12 @@ def by_gram(
     if right is None:
         return None
     core = (left.lower.T * (left.scale * right.scale)) @ right.lower
-    # LAPACK wants columns together, which the transpose has; its left vectors are then the right ones here.
-    right_small, S, left_small, failed = _divide_and_conquer(core.T, overwrite_a=1)
-    left_small, right_small = left_small.T, right_small.T
+    try:
+        left_small, S, right_small = np.linalg.svd(core)  # SciPy's would keep other threads waiting meanwhile
+    except np.linalg.LinAlgError:
+        return None
     # The r x r SVD sees its own largest entries only. A tail below its accuracy may still be in the factors: ask there.
-    if failed or is_absolute(S, left.spectral * right.spectral).any():
+    if is_absolute(S, left.spectral * right.spectral).any():
         return None
     into_left = (left.inverse.T @ left_small) / left.scale[:, None]
     into_right = (right_small @ right.inverse) / right.scale

@@ -21,8 +21,9 @@ from covector.web.asking import Asking
 from covector.web.assets import assets
 from covector.web.beside import beside
 from covector.web.bundle import table_data
-from covector.web.jobs import FILMS, Jobs, films_of
+from covector.web.jobs import Jobs
 from covector.web.report import compare_words
+from covector.web.results import FILMS, films_of
 from covector.web.shown import Shown
 from covector.web.words import names, typed
 

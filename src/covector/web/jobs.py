@@ -19,15 +19,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from covector.errors import BadRequest
-from covector.render import Table
-from covector.render.picture_data import picture_from
-from covector.web.bundle import table_data
+from covector.web.results import films_of, result_of, tables_in
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 WORKER = ("-m", "covector.cli.worker")
 # Jobs kept for the page to come back to; their folders go with them.
 MOST_KEPT, MOST_WAITING = 50, 20
-FILMS = {".gif": "image/gif", ".mp4": "video/mp4"}
 
 
 @dataclass(eq=False)
@@ -170,7 +167,7 @@ class Jobs:
         results, error = [], said
         if code == 0:
             try:
-                results = results_of(job.folder)
+                results = [result_of(path) for path in tables_in(job.folder)]
             except Exception as wrong:  # a result that cannot be read must not end the thread that runs jobs
                 code, error = 1, f"the result cannot be read: {wrong}"
         with self._lock:
@@ -222,25 +219,3 @@ def _tidy(process: "subprocess.Popen[str]") -> None:
 
 def _said(line: str) -> str:
     return line.strip().removeprefix("covector: ")[:500]
-
-
-def results_of(folder: Path) -> list[dict[str, Any]]:
-    """The results that lie in a folder, as the page takes them: tables (JSON), each with its picture if it has one."""
-    found = []
-    for path in sorted(p for p in folder.glob("*.json") if not p.name.endswith(".picture.json")):
-        table = Table.load(path)
-        drawn = path.with_suffix(".picture.json")
-        told = table_data(table)
-        if drawn.exists():
-            data = json.loads(drawn.read_text(encoding="utf-8"))
-            picture_from(data)  # refuses what is none
-            told["picture"] = data
-        found.append(told)
-    return found
-
-
-def films_of(folder: Path) -> list[Path]:
-    """The films that lie in a folder. Links are none: a folder may come from somebody else."""
-    if not folder.is_dir():
-        return []
-    return sorted(p for p in folder.iterdir() if p.suffix in FILMS and p.is_file() and not p.is_symlink())

@@ -34,11 +34,15 @@ class Shown:
         self.building: int | None = None
         self.other_ref = other
         self.other = Bundle(Atlas(other)) if other is not None else None
-        self._bundle = Bundle(Atlas(self.folder)) if self.is_built else None
+        self._bundle: Bundle | None = None
+        if self.is_built:
+            self._bundle = Bundle(Atlas(self.folder))
 
     @property
     def is_built(self) -> bool:
         """Whether the atlas is there, whole."""
+        if self._bundle is not None:
+            return True
         try:
             Atlas(self.folder)
         except CovectorError:

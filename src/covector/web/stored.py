@@ -1,16 +1,12 @@
 """Results that commands wrote with ``--out``, as a report keeps them: each on the view where one would ask for it."""
 
 import base64
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from covector.errors import BadRequest, BadTable
-from covector.render import Table
-from covector.render.picture_data import picture_from
-from covector.web.bundle import table_data
-from covector.web.jobs import FILMS, films_of
+from covector.web.results import FILMS, BadPicture, films_of, result_of, tables_in
 
 # The view of every analysis; one that stands nowhere here goes to `OTHER`.
 VIEWS: dict[str, tuple[str, ...]] = {
@@ -89,27 +85,15 @@ def _analysis(result: dict[str, Any]) -> str:
 
 def _results(folder: Path) -> list[dict[str, Any]]:
     found = []
-    for path in sorted(p for p in folder.glob("*.json") if not p.name.endswith(".picture.json")):
-        if path.is_symlink() or not path.is_file():
-            continue  # a folder may come from somebody else
+    for path in tables_in(folder):
         try:
-            told = table_data(Table.load(path))
+            told = result_of(path)
+        except BadPicture as error:
+            raise BadRequest(f"--results: {error}") from error
         except BadTable:
             continue  # other files of a command's folder: an edit, a journal
-        drawn = path.with_suffix(".picture.json")
-        if drawn.is_file() and not drawn.is_symlink():
-            told["picture"] = _picture(drawn)
         found.append({**told, "command": str(told["meta"].pop("command", "")), "python": ""})
     return found
-
-
-def _picture(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        picture_from(data)  # refuses what is none
-    except (BadTable, ValueError, AttributeError) as error:
-        raise BadRequest(f"--results: {path}: expected the values of a picture; make the result again") from error
-    return data
 
 
 def _address(film: Path) -> str:
