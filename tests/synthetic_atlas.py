@@ -1,5 +1,6 @@
 """Atlases written by hand: places of a made-up model, random frames as vectors, and columns that a test chooses."""
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,10 +83,10 @@ def synthetic(
         folder,
         {
             "complete": True,
-            "reference": name,
+            "reference": shlex.quote(name),
             "d_model": d,
             "meta": {"model": name, "frame": frame_name},
-            "options": {"rotations": rotations, "draws": 1000, "seed": 0, "scores": True},
+            "options": Options(kinds=("ov",), rotations=rotations, draws=1000).to_dict(),
         },
     )
     return Atlas(folder)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from covector.analyses.couple import coupling as coupling
     from covector.analyses.debias import debias as debias
     from covector.analyses.diff import diff as diff
+    from covector.analyses.directions import directions as directions
     from covector.analyses.dyad_sweep import dyad_sweep as dyad_sweep
     from covector.analyses.edit_effect import edit_effect as edit_effect
     from covector.analyses.edit_tokens import edit_tokens as edit_tokens
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from covector.analyses.joint_unit import joint_units as joint_units
     from covector.analyses.layernorm import layernorm as layernorm
     from covector.analyses.locate import locate as locate
+    from covector.analyses.look_first import look_first as look_first
     from covector.analyses.neurons import neurons as neurons
     from covector.analyses.patch import patch as patch
     from covector.analyses.paths import paths as paths
@@ -117,6 +119,7 @@ _HOMES = {
     "coupling": "covector.analyses.couple",
     "debias": "covector.analyses.debias",
     "diff": "covector.analyses.diff",
+    "directions": "covector.analyses.directions",
     "dyad_sweep": "covector.analyses.dyad_sweep",
     "edit_effect": "covector.analyses.edit_effect",
     "edit_tokens": "covector.analyses.edit_tokens",
@@ -132,6 +135,7 @@ _HOMES = {
     "joint_units": "covector.analyses.joint_unit",
     "layernorm": "covector.analyses.layernorm",
     "locate": "covector.analyses.locate",
+    "look_first": "covector.analyses.look_first",
     "neurons": "covector.analyses.neurons",
     "open": "covector.workbench",
     "open_atlas": "covector.atlases",
@@ -197,6 +201,7 @@ __all__ = [
     "coupling",
     "debias",
     "diff",
+    "directions",
     "dyad_sweep",
     "edit_effect",
     "edit_tokens",
@@ -212,6 +217,7 @@ __all__ = [
     "joint_units",
     "layernorm",
     "locate",
+    "look_first",
     "neurons",
     "open",
     "open_atlas",

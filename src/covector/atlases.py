@@ -46,6 +46,11 @@ def model_of(atlas: Atlas) -> Model:
             f"{atlas.folder}: expected the checkpoint that it was built from, {words} has other tensors now; "
             "build the atlas again"
         )
+    if opened.spec.d_model != atlas.manifest["d_model"]:
+        raise BadRequest(
+            f"{atlas.folder}: expected a model of d_model {atlas.manifest['d_model']}, as its directions have, {words} "
+            f"has {opened.spec.d_model}; build the atlas again"
+        )
     return opened
 
 

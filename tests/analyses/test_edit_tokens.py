@@ -1,6 +1,7 @@
 """What a model says next at every dose of an edit, against models whose weights were edited by hand."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -97,3 +98,58 @@ def test_the_recipe_is_the_edit(model: Model, pairs: list[Pair]) -> None:
     again = covector.edit_tokens(model, kept, TASK, pairs)
     assert json.loads(again.to_json())["rows"] == json.loads(table.to_json())["rows"]
     assert table.meta["epsilon"] == -1.0
+
+
+def test_a_prompt_that_comes_twice_is_listed_once(model: Model) -> None:
+    """Two names against one: the same corrupt prompt in both pairs."""
+    names = {"NAME": (["Mary", "Lisa"], ["John", "John"])}
+    pairs = covector.fill_template(model, "Yesterday [NAME] was happy because", names)
+    table = covector.edit_tokens(model, EDIT, TASK, pairs, doses=[0.5])
+    assert {(r["prompt"], r["side"]) for r in table.rows} == {
+        ("Yesterday Mary was happy because", "clean"), ("Yesterday Lisa was happy because", "clean"),
+        ("Yesterday John was happy because", "corrupt"),
+    }  # fmt: skip
+    assert "of 3 prompts" in table.says
+    before = next_logp(model, pairs[0].corrupt)
+    for r in rows(table, side="corrupt"):
+        assert r["before"] == pytest.approx(
+            np.exp(before[list(model.labels["token"]).index(r["token"])]), abs=TOLERANCE
+        )
+
+
+def test_prompts_of_different_length_are_each_read_at_their_own_end(model: Model, pairs: list[Pair]) -> None:
+    longer = covector.fill_template(model, "One day [NAME] went home and then", {"NAME": (["Mary"], ["John"])})
+    table = covector.edit_tokens(model, EDIT, TASK, [*longer, *pairs])
+    assert len({len(p) for p in (*longer, *pairs)}) == 2
+    labels = list(model.labels["token"])
+    for pair in (*longer, *pairs):
+        before = next_logp(model, pair.clean)
+        for r in rows(table, prompt=pair.texts[0], side="clean"):
+            assert r["before"] == pytest.approx(np.exp(before[labels.index(r["token"])]), abs=TOLERANCE)
+
+
+def test_the_picture_draws_what_the_edit_changes_most(model: Model, pairs: list[Pair]) -> None:
+    table = covector.edit_tokens(model, "L3.mlp.out:0-20*0", TASK, pairs, doses=[-1.0], top=30)
+    drawn = table.drawn
+    span = {name: max(p) - min(p) for name, p in zip(drawn.names, drawn.ys.tolist(), strict=True)}
+    first = rows(table, prompt=table.rows[0]["prompt"], side=table.rows[0]["side"])
+    every = {t: [r["p"] for r in first if r["token"] == t] for t in {r["token"] for r in first}}
+    left = [max(p) - min(p) for t, p in every.items() if t not in span]
+    assert len(left) > 10
+    assert min(span.values()) >= max(left)
+
+
+def test_tokens_of_one_text_are_told_apart(shared: Path) -> None:
+    """A vocabulary with bytes beside the letters that they are: two tokens are called 'a'."""
+    model = covector.open(shared / "models" / "stories260k")
+    labels = list(model.labels["token"])
+    assert labels.count("a") == 2
+    pairs = covector.fill_template(model, "Once upon a time [NAME]", {"NAME": (["he"], ["she"])})
+    table = covector.edit_tokens(model, "L2.mlp.out:0*0", "' was' - ' had'", pairs, doses=[0.5], top=len(labels))
+    found = rows(table, side="clean", dose=0.0)
+    assert sum(r["p"] for r in found) == pytest.approx(1, abs=TOLERANCE), "every token of the vocabulary, once"
+    twice = [i for i, text in enumerate(labels) if text == "a"]
+    before = np.exp(next_logp(model, pairs[0].clean))
+    for token in twice:
+        (row,) = [r for r in found if r["token"] == f"a (id {token})"]
+        assert row["before"] == pytest.approx(before[token], abs=TOLERANCE)

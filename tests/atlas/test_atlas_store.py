@@ -97,6 +97,8 @@ def test_opening_a_large_atlas_reads_no_vector(tmp_path, folder):
     with (large / "vectors.safetensors").open("wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
         file.truncate(8 + len(header) + rows * 2**15)
+    manifest = json.loads((large / "manifest.json").read_text()) | {"d_model": 2**14, "directions": rows}
+    (large / "manifest.json").write_text(json.dumps(manifest))
     atlas = Atlas(large)
     assert len(atlas) == rows
     assert not atlas.vectors[-1].any()

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from covector.atlas.plan import Options
 from covector.io import atlas as store
 
 LAYERS, HEADS, D_HEAD, D_MODEL, K = 24, 16, 64, 1024, 10
@@ -73,9 +74,7 @@ def write_big_atlas(folder: Path, mlp_rank: int = 35, seed: int = 0) -> int:
         arrays[f"{pole}_id"] = pa.ListArray.from_arrays(offsets, pa.array(ids))
         arrays[f"{pole}_cos"] = pa.ListArray.from_arrays(offsets, pa.array((sign * falling).astype(np.float32).ravel()))
     folder.mkdir(parents=True)
-    store.write_vectors(
-        folder, (rng.standard_normal((4096, 64)).astype(np.float16)[: n - i] for i in range(0, n, 4096)), (n, 64)
-    )
+    store.write_vectors(folder, (_units(rng, min(4096, n - i)) for i in range(0, n, 4096)), (n, 64))
     store.write_table(folder, store.INDEX, pa.table(arrays))
     store.write_table(folder, store.SITES, _sites(rng, mlp_rank))
     meta = {
@@ -86,12 +85,17 @@ def write_big_atlas(folder: Path, mlp_rank: int = 35, seed: int = 0) -> int:
         "files": {},
         "revision": None,
     }
-    options = {"k": K, "rank": None, "scores": True, "seed": seed}
+    options = Options(k=K, seed=seed).to_dict()
     store.write_manifest(folder, {
-        "complete": True, "d_model": D_MODEL, "directions": n, "meta": meta, "options": options, "parts": {},
+        "complete": True, "d_model": 64, "directions": n, "meta": meta, "options": options, "parts": {},
         "reference": "random-medium", "tensors": {},
     })  # fmt: skip
     return n
+
+
+def _units(rng: np.random.Generator, n: int) -> np.ndarray:
+    rows = rng.standard_normal((n, 64))
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)
 
 
 def _sites(rng: np.random.Generator, mlp_rank: int) -> pa.Table:

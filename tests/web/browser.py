@@ -42,30 +42,47 @@ class Watched:
         assert self.complaints == []
 
 
-@contextmanager
-def opened(*, dark: bool = False, width: int = 1400, offline: bool = False) -> Iterator[Watched]:
-    """A fresh page of a fresh browser; nothing of it is left."""
+# The browser of the module whose tests run, and what drives it: one for all its tests, each in a context of its own.
+_running: list[Any] = []
+
+
+def _browser() -> Any:
     path = chromium()
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
         absent("playwright is absent")
         raise
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        made = browser.new_context(
-            viewport={"width": width, "height": 950}, color_scheme="dark" if dark else "light", offline=offline
-        )
-        try:
-            watched = Watched(made.new_page())
-            say = watched.complaints.append
-            watched.page.on("console", lambda m: say(m.text) if m.type in ("error", "warning") else None)
-            watched.page.on("pageerror", lambda error: say(str(error)))
-            watched.page.on("request", lambda r: None if _is_own(r.url) else say(f"asked for {r.url}"))
-            yield watched
-        finally:
-            made.close()
-            browser.close()
+    if not _running:
+        playwright = sync_playwright().start()
+        _running.extend((playwright, playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])))
+    return _running[1]
+
+
+def close() -> None:
+    """End the browser of this module, if one was started."""
+    if _running:
+        playwright, browser = _running
+        _running.clear()
+        browser.close()
+        playwright.stop()
+
+
+@contextmanager
+def opened(*, dark: bool = False, width: int = 1400, offline: bool = False) -> Iterator[Watched]:
+    """A fresh page of its own context; nothing of it is left."""
+    made = _browser().new_context(
+        viewport={"width": width, "height": 950}, color_scheme="dark" if dark else "light", offline=offline
+    )
+    try:
+        watched = Watched(made.new_page())
+        say = watched.complaints.append
+        watched.page.on("console", lambda m: say(m.text) if m.type in ("error", "warning") else None)
+        watched.page.on("pageerror", lambda error: say(str(error)))
+        watched.page.on("request", lambda r: None if _is_own(r.url) else say(f"asked for {r.url}"))
+        yield watched
+    finally:
+        made.close()
 
 
 def _is_own(url: str) -> bool:

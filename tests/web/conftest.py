@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from browser import close
 
 import covector
 from covector.atlas.plan import Options
@@ -31,6 +32,13 @@ def agent_atlas(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("explorer") / "agent.atlas"
     covector.build_atlas("demo-dt", folder, options=Options(draws=DRAWS))
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_browser() -> Iterator[None]:
+    """One browser for the tests of a module; it ends with them, since other tests run event loops of their own."""
+    yield
+    close()
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,9 @@ from browser import Watched, opened
 
 import covector
 from covector.atlas.plan import Options
+from covector.cli.main import run
+from covector.web.asking import Asking
+from covector.web.shown import Shown
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -110,6 +114,44 @@ def test_a_search_in_the_lists_finds_every_direction_that_lists_the_word(address
         watched.quiet()
 
 
+def test_a_filtered_list_is_what_its_command_and_its_python_line_give(
+    address: str, demo_atlas: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = "q=0.2&side=write&kinds=ov,mlp.out&from=1&to=3&words=ea&sort=sigma&order=up&site=l*h"
+    with opened() as watched:
+        watched.page.goto(f"{address}#/directions?{asked}")
+        region = watched.page.get_by_role("region", name=re.compile(r"^Directions, \d+ rows"))
+        n = int(str(region.get_attribute("aria-label")).split()[1])
+        places = region.locator("tbody tr[data-row] td:first-child").all_inner_texts()
+        command, python = watched.page.locator(".words code").all_inner_texts()
+        watched.quiet()
+    assert run([*shlex.split(command)[1:], "--json", "--top", "1000"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert 3 < n == len(rows)
+    assert places == [r["place"] for r in rows][: len(places)]
+    assert [r["place"] for r in eval(python, {"covector": covector}).rows] == [r["place"] for r in rows]
+
+
+@pytest.mark.parametrize("view", ["Observables", "Edits", "Steering"])
+def test_a_view_of_questions_opens_with_what_it_can_say_of_this_model_and_the_words_to_type(
+    address: str, view: str, demo_atlas: Path
+) -> None:
+    says, bound = Asking(Shown(str(demo_atlas))).openings()[view.lower()]
+    with opened() as watched:
+        visit(watched, address, view)
+        words = watched.page.locator(".words").first
+        words.locator("code").first.wait_for()
+        assert says in words.inner_text()
+        assert bound in words.inner_text()
+        assert "demo-lm" in says
+        typed = words.locator("code").first
+        assert typed.inner_text().startswith("covector ")
+        field = watched.page.get_by_role("textbox").first
+        field.fill("' aunt' - ' uncle'")
+        watched.page.get_by_text(re.compile("^covector .*' aunt' - ' uncle'")).first.wait_for()
+        watched.quiet()
+
+
 def test_rows_are_chosen_by_arrow_keys_and_the_detail_follows(address: str) -> None:
     with opened() as watched:
         visit(watched, address, "Directions")
@@ -179,6 +221,20 @@ def test_a_model_without_an_atlas_is_built_with_progress_and_kept(served: Callab
         watched.page.wait_for_selector("main svg", timeout=90_000)
         assert "directions" in watched.page.locator("h1").inner_text()
     assert len(list((tmp_path / "atlases").iterdir())) == 1
+
+
+def test_a_build_that_was_cancelled_goes_on_from_the_page(served: Callable[..., str], tmp_path: Path) -> None:
+    address = served("demo-dt", cache=tmp_path)
+    with opened() as watched:
+        page = watched.page
+        page.set_default_timeout(120_000)
+        page.goto(address)
+        page.get_by_role("button", name="Cancel", exact=True).click()
+        page.get_by_text("what is done is kept").wait_for()
+        page.get_by_role("button", name="Go on", exact=True).click()
+        page.wait_for_selector("main svg")
+        assert "demo-dt" in page.locator("h1").inner_text()
+        watched.quiet()
 
 
 def test_every_view_of_a_real_model(served: Callable[..., str], shared: Path, tmp_path: Path) -> None:

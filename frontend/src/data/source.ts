@@ -1,12 +1,14 @@
 // Where the page's data come from: the server that gave the page, or the report that the page is.
 
 import { unpacked, type Packed } from "./packing";
-import type { Beside, Job, Overview, QuestionForm, ServerState, Stored, TableTwin } from "./types";
+import type { Beside, Job, Overview, QuestionForm, Sentences, ServerState, Stored, TableTwin } from "./types";
 
 export interface Source {
   /** Whether a server answers: models can be run, frames changed. */
   readonly live: boolean;
   state(): Promise<ServerState>;
+  /** Go on with an atlas whose building was stopped. */
+  build(): Promise<Job>;
   overview(): Promise<Overview>;
   part(name: string): Promise<Packed>;
   compared(): Promise<TableTwin>;
@@ -15,6 +17,10 @@ export interface Source {
   stored(): Promise<Stored[]>;
   table(path: string, values: Record<string, string | number | boolean>): Promise<TableTwin>;
   questions(): Promise<QuestionForm[]>;
+  /** The two sentences of each view of questions. */
+  openings(): Promise<Record<string, Sentences>>;
+  /** How a question as it is filled in is typed; nothing is run. */
+  words(question: string, values: Record<string, string | boolean>): Promise<{ command: string; python: string }>;
   ask(question: string, values: Record<string, string | boolean>): Promise<Job>;
   unfinished(): Promise<Job[]>;
   job(id: number): Promise<Job>;
@@ -37,7 +43,12 @@ class Server implements Source {
     return (await answered(await fetch(`api/${path}`, init))).json() as Promise<T>;
   }
 
+  private sent<T>(path: string, body: object): Promise<T> {
+    return this.json<T>(path, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
+  }
+
   state = () => this.json<ServerState>("state");
+  build = () => this.sent<Job>("build", {});
   overview = () => this.json<Overview>("overview");
   compared = () => this.json<TableTwin>("compare");
   beside = (site: string, side: string) => this.json<Beside[]>(`beside?${new URLSearchParams({ site, side }).toString()}`);
@@ -60,12 +71,10 @@ class Server implements Source {
   }
 
   questions = () => this.json<QuestionForm[]>("questions");
-  ask = (question: string, values: Record<string, string | boolean>) =>
-    this.json<Job>("jobs", {
-      method: "POST",
-      headers: { "content-type": "application/json" },
-      body: JSON.stringify({ question, values }),
-    });
+  openings = () => this.json<Record<string, Sentences>>("openings");
+  words = (question: string, values: Record<string, string | boolean>) =>
+    this.sent<{ command: string; python: string }>("words", { question, values });
+  ask = (question: string, values: Record<string, string | boolean>) => this.sent<Job>("jobs", { question, values });
   unfinished = () => this.json<Job[]>("jobs");
   job = (id: number) => this.json<Job>(`jobs/${id}`);
   cancel = (id: number) => this.json<Job>(`jobs/${id}`, { method: "DELETE" });
@@ -110,8 +119,11 @@ class Report implements Source {
   }
 
   private readonly none = () => Promise.reject(new Error("a report computes nothing: run the command that is shown"));
+  build = this.none;
   table = this.none;
   questions = () => Promise.resolve([]);
+  openings = () => Promise.resolve({});
+  words = this.none;
   ask = this.none;
   unfinished = () => Promise.resolve([]);
   job = this.none;

@@ -12,16 +12,29 @@ class Store {
   labelled = $state(false);
   error = $state("");
 
+  /** Whether the building of the atlas ended before it was whole. */
+  get stopped(): boolean {
+    return ["failed", "cancelled"].includes(this.state?.building?.state ?? "");
+  }
+
+  /** Go on with a building that was stopped. */
+  async build(): Promise<void> {
+    try {
+      await source.build();
+    } catch (error) {
+      this.error = error instanceof Error ? error.message : String(error);
+      return;
+    }
+    await this.load();
+  }
+
   /** Load what the views need: the overview and the directions first, then their labels. */
   async load(): Promise<void> {
     try {
       this.state = await source.state();
       this.error = "";
       if (!this.state.built) {
-        const ended = this.state.building?.state;
-        if (ended === "failed") this.error = this.state.building!.error;
-        else if (ended === "cancelled") this.error = "The building was cancelled; start covector view again, it goes on.";
-        else setTimeout(() => void this.load(), 700);
+        if (!this.stopped) setTimeout(() => void this.load(), 700);
         return;
       }
       const [overview, packed] = await Promise.all([source.overview(), source.part("directions")]);

@@ -95,6 +95,12 @@ export interface SiteRecord {
   inner: number | null;
 }
 
+/** What a view says, and what it does not. */
+export interface Sentences {
+  says: string;
+  not_says: string;
+}
+
 export interface Overview {
   meta: { model: string; family: string; frame: string; dtype: string; [more: string]: unknown };
   options: Record<string, unknown>;
@@ -104,6 +110,8 @@ export interface Overview {
   judged: boolean;
   rule: string;
   glance: TableTwin;
+  /** Where to look first: directions, the strongest first. */
+  first: TableTwin;
   sites: SiteRecord[];
   /** How commands name what is shown and its atlas, and how Python names the folder and opens the model. */
   words: { shown: string; atlas: string; folder: string; model: string };
@@ -111,6 +119,8 @@ export interface Overview {
   other: string | null;
   /** How many results a report keeps for each view. */
   kept?: Record<string, number>;
+  /** Of a report: the two sentences of each view of kept results. */
+  openings?: Record<string, Sentences>;
 }
 
 /** A dyad of a place and its nearest in the other atlas. */

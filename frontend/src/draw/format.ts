@@ -43,3 +43,8 @@ export function labelText(label: string): string {
 export function countText(n: number): string {
   return n.toLocaleString("en-US");
 }
+
+/** One word of a shell line. */
+export function shellWord(text: string): string {
+  return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'"'"'`)}'`;
+}

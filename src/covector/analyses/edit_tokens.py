@@ -40,9 +40,10 @@ def edit_tokens(
 
     Dose t means W + t ΔW with all edits together; 0, the model as it is, and 1 are always measured. A dose below 0 goes
     the other way: it strengthens what the edit removes. Tokens are those among the `top` likeliest at any dose, and
-    those that `observables` name; the same at every dose. `p` is the softmax probability at dose t, ``before`` at dose
-    0, `rank` 1 for the likeliest; `kl` KL(base ‖ edited) in nats of the whole next-token distribution of that prompt:
-    what the edit does besides. Exact: every dose is run with the reference decoder. Controls are in `edit_effect`.
+    those that `observables` name; the same at every dose. A prompt that comes twice is listed once; of tokens with one
+    text the id is told. `p` is the softmax probability at dose t, ``before`` at dose 0, `rank` 1 for the likeliest;
+    `kl` KL(base ‖ edited) in nats of the whole next-token distribution of that prompt: what the edit does besides.
+    Exact: every dose is run with the reference decoder. Controls are in `edit_effect`.
     Raises BadRequest for a dose that turns a direction around unasked, and what `edit_effect` raises.
     """
     setup = set_up(model, edit, observables, prompts, doses=(1.0,), draws=1, at=at, bos=bos, dtype=dtype)
@@ -113,15 +114,21 @@ def _rows(
     labels = setup.model.labels["token"]
     base = int(np.flatnonzero(grid == 0)[0])
     named = sorted({int(i) for o in setup.observables for i in o.ids})
+    listed = set[tuple[Any, ...]]()
     for i, pair in enumerate(setup.bench.pairs):
         for s in range(setup.bench.sides):
+            prompt = (s, (pair.clean, pair.corrupt)[s], pair.position(setup.at))
+            if prompt in listed:
+                continue
+            listed.add(prompt)
             here = logp[:, s, i]
             kl = np.sum(np.exp(here[base]) * (here[base] - here), axis=-1)
-            for token in _listed(here, base, named, top):
+            found = _listed(here, base, named, top)
+            for token, name in zip(found, _names(found, labels), strict=True):
                 for d, dose in enumerate(grid):
                     yield {
                         "prompt": pair.texts[s], "side": ("clean", "corrupt")[s] if setup.bench.sides == 2 else "",
-                        "token": labels[token], "dose": float(dose), "p": float(np.exp(here[d, token])),
+                        "token": name, "dose": float(dose), "p": float(np.exp(here[d, token])),
                         "before": float(np.exp(here[base, token])),
                         "rank": 1 + int(np.sum(here[d] > here[d, token])), "kl": float(max(kl[d], 0.0)),
                     }  # fmt: skip
@@ -132,6 +139,12 @@ def _listed(here: Float[np.ndarray, "dose token"], base: int, named: list[int], 
     likeliest = np.argsort(-here, axis=-1, kind="stable")[:, :top]
     every = np.unique(np.concatenate([likeliest.ravel(), np.array(named, dtype=np.int64)])).astype(np.int64)
     return every[np.argsort(-here[base, every], kind="stable")]
+
+
+def _names(tokens: Int[np.ndarray, " k"], labels: Sequence[str]) -> list[str]:
+    """The text of every token; with its id where another has the same (bytes beside the letters that they are)."""
+    texts = [labels[int(token)] for token in tokens]
+    return [text if texts.count(text) == 1 else f"{text} (id {i})" for text, i in zip(texts, tokens, strict=True)]
 
 
 def _words(setup: Setup, rows: list[dict[str, Any]], grid: Float[np.ndarray, " dose"]) -> tuple[str, str, str, str]:
@@ -158,13 +171,13 @@ def _words(setup: Setup, rows: list[dict[str, Any]], grid: Float[np.ndarray, " d
 
 
 def _picture(rows: list[dict[str, Any]], grid: Float[np.ndarray, " dose"]) -> Curve:
-    """Probability against dose of the first prompt's tokens that it changes most."""
+    """Probability against dose of the first prompt's tokens whose probability changes most between the doses."""
     first = (rows[0]["prompt"], rows[0]["side"])
     curves: dict[str, list[float]] = {}
     for r in rows:
         if (r["prompt"], r["side"]) == first:
             curves.setdefault(r["token"], []).append(r["p"])
-    kept = sorted(curves, key=lambda t: -max(curves[t]))[:MOST_CURVES]
+    kept = sorted(curves, key=lambda t: min(curves[t]) - max(curves[t]))[:MOST_CURVES]
     return Curve(
         grid, np.array([curves[t] for t in kept]), kept, "dose", f"probability after '{rows[0]['prompt']}'", "×", ""
     )

@@ -18,7 +18,7 @@ import numpy as np
 from covector.analyses.query import Query, basis_named
 from covector.analyses.search import VECTORS_PER_DIMENSION, Scored, score
 from covector.axes import Float, Int
-from covector.errors import BadRequest
+from covector.errors import BadRequest, CorruptAtlas
 from covector.io.atlas import Atlas
 from covector.linalg import chance
 from covector.linalg.chance.laws import Matched
@@ -85,10 +85,19 @@ def _tokens(atlas: Atlas, found: Scored, query: Query, gates: Mapping[str, "_Gat
     for row, cos in zip(rows, found.cos[order], strict=True):
         pole = "top" if cos >= 0 else "bottom"
         into = weights.setdefault(row["basis"], {})
+        _check_ids(atlas, row[f"{pole}_id"], gates[row["basis"]].basis)
         for i, strength in zip(row[f"{pole}_id"], row[f"{pole}_cos"], strict=True):
             into[i] = into.get(i, 0.0) + abs(cos * strength)
     joined = {name: gates[name].passed(by_id, query.rows[name][0]) for name, by_id in weights.items()}
     return {name: by_id for name, by_id in joined.items() if by_id}
+
+
+def _check_ids(atlas: Atlas, ids: list[int], basis: Basis) -> None:
+    if any(i >= len(basis.labels) for i in ids):
+        raise CorruptAtlas(
+            f"{atlas.folder}: expected labels among the {len(basis.labels):,} of its model, its index names number "
+            f"{max(ids):,}; build it anew"
+        )
 
 
 class _Gate:

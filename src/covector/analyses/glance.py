@@ -2,18 +2,21 @@
 
     covector.glance("gpt2m.atlas").show()
 
-Source: theory page §2 F1, §4.0; Šidák for the best of the directions of one place.
+Source: theory page §2 F1, §4.0; the union bound for the best of the directions of one place, which are orthonormal
+and share their labels, so that Šidák's product would be too small.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from scipy.special import bdtr
 
-from covector.axes import Float
+from covector.axes import Float, Int
 from covector.io.atlas import Atlas
 from covector.linalg.spectra import sizes
 from covector.render import Column, Grid, Table
+from covector.render.number import number_text
 
 # A direction is called near a token at this q, and counted at this p; see `readout.LEVEL`.
 LEVEL = 0.05
@@ -23,10 +26,12 @@ _SMALLEST = float(np.finfo(np.float64).tiny)
 def glance(source: Atlas | str | Path) -> Table:
     """One row per place of an atlas, in its order: sizes of the map, directions beyond chance on all its sides.
 
-    ``near``: share of its directions with p_dir < .05, where chance gives .05 (`near_level`: the share that a place
-    of as many independent directions stays under with 95 %). ``p_best``: chance that the smallest p_dir of so many
-    directions is this small, Šidák. ``found``: directions with q < .05 over the whole atlas. ``called`` and
-    ``specific``: interpretable by the rule, and also against rotated bases (NaN where the atlas was not judged).
+    ``near``: share of its directions with p_dir < .05, where chance gives at most .05, less where labels are alike
+    (`near_level`: the share that a place of as many independent directions does not exceed with 95 %, binomial).
+    ``zeta``: of the direction whose p_dir is the smallest, and ``p_best`` its chance: that the best of so many is this
+    near, an upper bound however they depend on each other. ``found``: directions with q < .05 over the whole atlas.
+    ``called`` and ``specific``: interpretable by the rule, and also against rotated bases (NaN where the atlas was not
+    judged).
     Sizes are of the whole spectrum, exact to the atlas' own precision. `source`: an atlas, or its folder.
     Raises CorruptAtlas.
     """
@@ -40,10 +45,7 @@ def glance(source: Atlas | str | Path) -> Table:
     n = _counts(place, known, len(records))
     with np.errstate(invalid="ignore", divide="ignore"):
         near = _counts(place, known & (given["p_dir"] < LEVEL), len(records)) / n
-    best = np.full(len(records), np.nan)
-    np.fmin.at(best, place[known], np.maximum(given["p_dir"][known], _SMALLEST))
-    largest = np.full(len(records), np.nan)
-    np.fmax.at(largest, place, np.abs(given["zeta"]))
+    expected, strongest = _best(place, given["p_dir"], given["zeta"], n)
     size = [sizes(np.array(r["sigma"], dtype=np.float64)) for r in records]
     columns = [
         Column("site", [r["site"] for r in records]),
@@ -51,11 +53,13 @@ def glance(source: Atlas | str | Path) -> Table:
         Column("layer", _whole(r["layer"] for r in records), digits=0),
         Column("head", _whole(r["head"] for r in records), digits=0),
         Column("directions", n, digits=0, about="directions of all sides that were compared with a basis"),
-        Column("near", near, digits=3, chance=LEVEL, about="share with p_dir < .05; in parentheses what chance gives"),
-        Column("near_level", _level(n), digits=3, about="95 % of places of as many random directions stay under it"),
-        Column("found", _counts(place, given["q_dir"] < LEVEL, len(records)), digits=0, about="q < .05, whole atlas"),
-        Column("zeta", largest, digits=1, about="largest |ζ| = √d·|cos| of its directions, both poles"),
-        Column("p_best", -np.expm1(n * np.log1p(-best)), about="chance that the best of so many is this near"),
+        Column("near", near, digits=3, chance=LEVEL, about="share with p_dir < .05; in parentheses the most that"
+               " chance gives"),
+        Column("near_level", _level(n), digits=3, about="95 % of places of as many random directions have no more"),
+        Column("found", _counts(place, given["q_dir"] < LEVEL, len(records)), digits=0, about="q < .05, whole"
+               " atlas: of all that are found 5 % may be chance"),
+        Column("zeta", strongest, digits=1, about="|ζ| = √d·|cos| of its least likely direction, either pole"),
+        Column("p_best", np.minimum(expected, 1.0), about="chance that the best of so many is this near, at most"),
         Column("called", _verdicts(place, verdicts, "interpretable", len(records)), digits=0, about="by the rule"),
         Column("specific", _verdicts(place, verdicts, "svd_specific", len(records)), digits=0, about="of these, also"
                " against rotated bases of the same place"),
@@ -69,7 +73,7 @@ def glance(source: Atlas | str | Path) -> Table:
         columns=columns,
         meta={**meta, "analysis": "glance", "level": LEVEL, "judged": judged},
         title=f"{meta['model']} at a glance · {len(records)} places, {len(atlas):,} directions · frame {meta['frame']}",
-        says=_says(records, given["q_dir"], best, n),
+        says=_says(records, given["q_dir"], expected, n),
         not_says=_not_says(judged),
         picture=_picture,
         key=("site",),
@@ -88,21 +92,44 @@ def _whole(values) -> Float[np.ndarray, " n"]:
     return np.array([np.nan if v is None else v for v in values], dtype=np.float64)
 
 
+def _best(
+    place: Int[np.ndarray, " m"], p: Float[np.ndarray, " m"], zeta: Float[np.ndarray, " m"], n: Float[np.ndarray, " n"]
+) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """How many directions as near as the least likely one of each place chance gives (n · p), and |ζ| of that one.
+
+    NaN where a place has none.
+    """
+    expected, strongest = np.full(len(n), np.nan), np.full(len(n), np.nan)
+    known = np.flatnonzero(np.isfinite(p))
+    last_first = known[np.lexsort((np.abs(zeta[known]), -p[known]))]  # of equal p the largest |ζ| comes last
+    expected[place[last_first]] = np.maximum(p[last_first], _SMALLEST)
+    strongest[place[last_first]] = np.abs(zeta[last_first])
+    return expected * n, strongest
+
+
 def _level(n: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """Upper 95 % level of a share of n independent chances of LEVEL, by the normal approximation to the binomial."""
-    with np.errstate(divide="ignore"):
-        return np.where(n > 0, LEVEL + 1.645 * np.sqrt(LEVEL * (1 - LEVEL) / np.maximum(n, 1)), np.nan)
+    """The share that n independent chances of LEVEL do not exceed with 95 %, exact: the binomial's quantile over n."""
+    level = {many: _quantile(int(many)) / many for many in np.unique(n) if many > 0}
+    return np.array([level.get(many, np.nan) for many in n])
 
 
-def _says(records: Sequence[dict], q: np.ndarray, best: np.ndarray, n: np.ndarray) -> str:
-    found = int(np.sum(q < LEVEL))
-    if not np.isfinite(best).any():
+def _quantile(n: int) -> int:
+    below = bdtr(np.arange(n + 1), n, LEVEL)
+    return int(np.searchsorted(below, 0.95 - 1e-12))  # one direction has .95 exactly, but for rounding
+
+
+def _says(
+    records: Sequence[dict], q: Float[np.ndarray, " m"], expected: Float[np.ndarray, " n"], n: Float[np.ndarray, " n"]
+) -> str:
+    compared = int(np.isfinite(expected).sum())
+    if not compared:
         return "No direction of this atlas was compared with a basis."
-    order = np.argsort(-np.log1p(-np.nan_to_num(best, nan=1.0 - 1e-16)) * n, kind="stable")
-    named = ", ".join(records[i]["site"] for i in order[:3])
+    least = np.argsort(expected, kind="stable")[: min(3, compared)]  # NaN, places with nothing to compare, come last
+    named = ", ".join(f"{records[i]['site']} (p {number_text(min(float(expected[i]) * compared, 1.0))})" for i in least)
     return (
-        f"{found:,} of {int(n.sum()):,} directions lie closer to a label of their basis than chance (q < .05). "
-        f"The places with the least likely directions: {named}."
+        f"{int(np.sum(q < LEVEL)):,} of {int(n.sum()):,} directions lie closer to a label of their basis than chance "
+        f"(q < .05: 5 % of them may be chance). The places with the least likely directions: {named}; each p counts "
+        f"all {compared} places."
     )
 
 

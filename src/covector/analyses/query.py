@@ -99,7 +99,7 @@ def like_query(atlas: Atlas, addresses: str | Sequence[str]) -> Query:
     if not wanted:
         raise BadRequest("expected a direction of the atlas, got none; type for example L3H1.ov:0")
     found = dict(_stored(atlas, address) for address in wanted)
-    rows = atlas.vectors[list(found.values())].astype(np.float64)
+    rows = atlas.units(np.array(list(found.values())))
     query = vector_query(rows if len(rows) > 1 else rows[0], atlas, " + ".join(found), DEPENDENT_STORED)
     return Query(query.rows, query.words, "like", (), tuple(found))
 

@@ -37,7 +37,7 @@ def rescored(
         if row["site"] not in found:
             found[row["site"]] = _svd(model, row["site"], atlas.manifest["options"]["rank"])
         direction = _direction(found[row["site"]], row["side"], row["dyad"])
-        stored = atlas.vectors[at[i]].astype(np.float64)
+        stored = atlas.units(at[i : i + 1])[0]
         cosine = float(direction @ stored) / float(np.linalg.norm(stored))
         if abs(cosine) < 1 - SAME:
             continue

@@ -81,6 +81,7 @@ def score(
             f"{atlas.folder}: no direction of these sides and kinds can hold the query; leave one of them out"
         )
     found = scan(atlas.vectors, np.concatenate(list(query.rows.values())))
+    atlas.check_scores(found)
     cos, p, d, k = np.zeros(len(at)), np.ones(len(at)), np.zeros(len(at), int), np.ones(len(at), int)
     tau, first = 0.0, 0
     for name, rows in query.rows.items():

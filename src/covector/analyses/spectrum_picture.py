@@ -7,7 +7,7 @@ import numpy as np
 
 from covector.analyses.spectrum_jumps import OF_LAYERS, Group, Jump
 from covector.linalg.chance.outliers import CONSISTENT
-from covector.linalg.chance.random_matrix import SpectrumNull, frobenius_scale, null_band
+from covector.linalg.chance.random_matrix import SpectrumNull, norm_band
 from covector.render import Table
 from covector.render.picture import Curve
 
@@ -46,8 +46,7 @@ def _overlay(group: Group, null: SpectrumNull, own: Sequence[Jump]) -> Curve:
         shades.append(None)
     drawn = np.array(curves)
     drawn[drawn == 0] = np.nan  # below rank there is nothing to draw
-    scales = [frobenius_scale(r.S, null) for r in group.records]
-    low, high = null_band(null) * float(np.median(scales))
+    low, high = norm_band(null) * float(np.median([np.linalg.norm(r.S) for r in group.records]))
     return Curve(
         x=np.arange(1, null.rank + 1),
         ys=drawn,

@@ -24,6 +24,7 @@ from covector.atlas.plan import Options, Unit, compared_at, units
 from covector.engine import Engine, Processes, Threads
 from covector.errors import BadRequest, CorruptAtlas
 from covector.io.atlas import MANIFEST, Atlas, read_manifest, write_manifest
+from covector.io.atlas_check import clipped
 from covector.io.atlas_parts import FOLDER, Part, write_part
 from covector.model.opened import Model
 from covector.render.plain import plain
@@ -202,7 +203,7 @@ def _other(folder: Path, key: str, found: Any, wanted: Any) -> str:
     differing = [name for name in sorted({*found, *wanted}) if found.get(name) != wanted.get(name)]
     name = differing[0] if differing else key
     return (
-        f"{folder} holds an atlas with {name} = {found.get(name)!r}, expected {wanted.get(name)!r} to go on; "
+        f"{folder} holds an atlas with {name} = {clipped(found.get(name))}, expected {wanted.get(name)!r} to go on; "
         "repeat the request it was begun with, or choose another --out"
     )
 

@@ -14,10 +14,12 @@ from covector.cli import observe_more  # noqa: F401 (adds its sub-commands)
 from covector.cli.atlas import atlas
 from covector.cli.attend import attend
 from covector.cli.attribute import attribute
+from covector.cli.compare_atlases import compare_atlases
 from covector.cli.debias import debias
 from covector.cli.diff import diff
 from covector.cli.edit import edit
 from covector.cli.fires import fires
+from covector.cli.glance import directions, glance
 from covector.cli.heads import heads
 from covector.cli.induction import induction
 from covector.cli.inspect import inspect
@@ -72,6 +74,9 @@ app.command(name="atlas")(atlas)
 app.command(name="rollout")(rollout)
 app.command(name="search")(search)
 app.command(name="fires")(fires)
+app.command(name="glance")(glance)
+app.command(name="directions")(directions)
+app.command(name="compare-atlases")(compare_atlases)
 app.command(name="report")(report)
 app.command(name="view")(view)
 observe.command(name="ioi")(ioi)

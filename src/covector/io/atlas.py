@@ -6,7 +6,8 @@
 ``sites.parquet``        one row per site: shape and its whole spectrum
 
 While it is being built the folder holds ``manifest.json`` with ``"complete": false`` and ``parts/``. The last three
-files are written beside their places and renamed, the manifest last of all: a reader never sees half an atlas.
+files are written beside their places and renamed, the manifest last of all: a reader never sees half an atlas. What
+is read is believed only after `covector.io.atlas_check` has looked at it.
 """
 
 import json
@@ -20,52 +21,75 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
+from covector.axes import Float
 from covector.errors import BadRequest, CorruptAtlas, CorruptCheckpoint
+from covector.io import atlas_check as check
+from covector.io.atlas_columns import ALWAYS, INDEX_RULES, PLACED, SITE_RULES, Rule
 from covector.io.atlas_summary import summary
 from covector.io.atomic import written
 from covector.io.safetensors_file import Entry, SafetensorsFile
 
 MANIFEST, VECTORS, INDEX, SITES = "manifest.json", "vectors.safetensors", "index.parquet", "sites.parquet"
 FORMAT = 1
+# Letters of the list of columns that a refusal quotes.
+MOST_LISTED = 120
 
 
 class Atlas:
     """A complete atlas, opened; columns and vectors are read when they are asked for.
 
-    Raises CorruptAtlas where the folder is none, is not complete, or its files disagree.
+    Raises CorruptAtlas where the folder is none, is not complete, or its files disagree; so does whatever reads a
+    column, a place or a vector that is not what it must be.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self._read: dict[str, np.ndarray] = {}
         self.manifest = read_manifest(self.folder)
-        if not self.manifest.get("complete"):
+        if self.manifest.get("complete") is not True:
             done = len(list((self.folder / "parts").glob("*.safetensors")))
             raise CorruptAtlas(
                 f"{self.folder}: expected a complete atlas, this one is being built ({done} of "
                 f"{len(self.manifest.get('parts', {}))} parts); run the same covector atlas command again, it goes on"
             )
-        rows = _parquet(self.folder, INDEX).num_rows
-        _parquet(self.folder, SITES)
-        if rows != len(self.vectors):
+        self.names, rows = _columns(self.folder / INDEX, INDEX_RULES)
+        self._site_names, self._n_sites = _columns(self.folder / SITES, SITE_RULES)
+        self._entry = _vectors_entry(self.folder / VECTORS)
+        count, width = self._entry.shape
+        if rows != count:
             raise CorruptAtlas(
-                f"{self.folder}: expected one vector per row, {INDEX} has {rows} and {VECTORS} {len(self.vectors)}; "
-                "build it again"
+                f"{self.folder}: expected one vector per row, {INDEX} has {rows} and {VECTORS} {count}; build it again"
             )
+        if not (count and width and 0 < self._n_sites <= check.MOST_SITES):
+            told = f"{count} directions of width {width} in {self._n_sites} places"
+            raise CorruptAtlas(f"{self.folder}: expected directions and their places, got {told}; build it again")
+        check.check_manifest(self.folder / MANIFEST, self.manifest, rows, width)
 
     def __len__(self) -> int:
         """Number of directions."""
-        return len(self.vectors)
+        return self._entry.shape[0]
 
     @cached_property
     def vectors(self) -> np.ndarray:
-        """Every direction [directions, d_model], float16, mapped from the file and read-only."""
-        path = self.folder / VECTORS
-        entry = _vectors_entry(path)
-        with path.open("rb") as file:
+        """Every direction [directions, d_model], float16, mapped from the file, read-only, not yet checked: `units`."""
+        entry = self._entry
+        with (self.folder / VECTORS).open("rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        if len(mapped) < entry.stop:
+            raise check.damaged(self.folder / VECTORS, "it became shorter after it was opened")
         flat = np.frombuffer(mapped, "<f2", count=entry.nbytes // 2, offset=entry.start)
         return flat.reshape(entry.shape)
+
+    def units(self, which: np.ndarray | slice, dtype: type[np.floating] = np.float64) -> Float[np.ndarray, "n d"]:
+        """Some of the vectors, widened. Raises CorruptAtlas where one has not length one."""
+        rows = self.vectors[which].astype(dtype)
+        check.check_units(self.folder / VECTORS, rows)
+        return rows
+
+    def check_scores(self, scores: Float[np.ndarray, "n k"]) -> None:
+        """Raise CorruptAtlas where products of the vectors with unit vectors are none that unit vectors can have."""
+        if scores.size and not np.abs(scores).max() <= 1 + check.OFF:
+            raise check.damaged(self.folder / VECTORS, "it holds directions that have no length of 1")
 
     def column(self, name: str) -> np.ndarray:
         """One column of the index; see `columns`."""
@@ -74,17 +98,37 @@ class Atlas:
     def columns(self, *names: str) -> dict[str, np.ndarray]:
         """Columns of the index, kept once read; texts come as objects, lists as object arrays of lists.
 
-        Raises BadRequest, listing the columns, for one that is not there.
+        Raises BadRequest, listing the columns, for one that is not there; CorruptAtlas for one that every atlas has,
+        and for values that cannot be.
         """
-        known = self.names
-        missing = [n for n in names if n not in known]
-        if missing:
-            raise BadRequest(f"{self.folder}: expected a column of its index ({', '.join(known)}), got '{missing[0]}'")
+        self.need(names)
         wanted = [n for n in names if n not in self._read]
         if wanted:
-            table = _table(self.folder / INDEX, wanted)
-            self._read |= {n: _array(table.column(n)) for n in wanted}
+            self._read |= {n: _array(column) for n, column in self.table(*wanted).items()}
         return {n: self._read[n] for n in names}
+
+    def table(self, *names: str) -> dict[str, pa.ChunkedArray]:
+        """Columns of the index as Arrow has them, looked at as `columns` are; read each time. Raises what it raises."""
+        self.need(names)
+        path = self.folder / INDEX
+        table = _table(path, list(dict.fromkeys(names)))
+        check.check_table(path, table, INDEX_RULES, self._entry.shape[1], len(self))
+        if "site" in names:
+            unknown = set(table.column("site").unique().to_pylist()) - self._sites_known
+            if unknown:
+                raise check.damaged(path, f"it names the place {check.clipped(min(unknown))} that {SITES} lacks")
+        return {name: table.column(name) for name in names}
+
+    def need(self, names: Iterable[str] = ALWAYS) -> None:
+        """Raise for a column that is not there, as `columns` does, without reading any."""
+        for name in names:
+            if name in self.names:
+                continue
+            if name in ALWAYS:
+                raise check.damaged(self.folder / INDEX, f"it lacks the column '{name}'")
+            known = ", ".join(self.names)
+            known = known if len(known) <= MOST_LISTED else known[:MOST_LISTED] + " …"
+            raise BadRequest(f"{self.folder}: expected a column of its index ({known}), got {check.clipped(name)}")
 
     def _repr_html_(self) -> str:
         """What a notebook shows: kinds of places, and what was found there."""
@@ -93,32 +137,63 @@ class Atlas:
         kinds = [record["kind"] for record in self.sites]
         return summary(self.manifest, kinds, given, str(self.folder))._repr_html_()
 
-    @cached_property
-    def names(self) -> tuple[str, ...]:
-        """The columns of the index."""
-        return tuple(parquet.read_schema(self.folder / INDEX).names)
-
     def rows(self, which: np.ndarray, names: Iterable[str] | None = None) -> list[dict[str, Any]]:
-        """Rows of the index as dicts, in the order asked for."""
-        table = _table(self.folder / INDEX, list(names) if names else None)
-        return table.take(pa.array(np.asarray(which, dtype=np.int64))).to_pylist()
+        """Rows of the index as dicts, in the order asked for; without `names` with all columns."""
+        wanted = None if names is None else list(names)
+        self.need(ALWAYS if wanted is None else wanted)
+        path, at = self.folder / INDEX, np.asarray(which, dtype=np.int64)
+        table = _table(path, wanted)
+        if table.num_rows != len(self):
+            raise check.damaged(path, f"it has {table.num_rows} rows where its end tells of {len(self)}")
+        taken = table.take(pa.array(at))
+        check.check_table(path, taken, INDEX_RULES, self._entry.shape[1], len(at))
+        return taken.to_pylist()
 
     @cached_property
     def places(self) -> np.ndarray:
         """Which of `sites` each direction belongs to, as its index. Raises CorruptAtlas for one that is not there."""
         known = {record["site"]: i for i, record in enumerate(self.sites)}
-        named = self.column("site")
-        unknown = set(named) - known.keys()
-        if unknown:
-            raise _damaged(
-                self.folder / INDEX, f"it names the place '{str(min(map(str, unknown)))[:40]}' that {SITES} lacks"
-            )
-        return np.array([known[site] for site in named], dtype=np.int64)
+        given = self.columns("site", "kind", "dyad")
+        at = np.array([known[site] for site in given["site"]], dtype=np.int64)
+        kinds = np.array([record["kind"] for record in self.sites], dtype=object)
+        gains = np.array([len(record["sigma"]) for record in self.sites])
+        wrong = np.flatnonzero((kinds[at] != given["kind"]) | (given["dyad"] >= gains[at]))
+        if len(wrong):
+            told = ", ".join(f"{name} {check.clipped(str(given[name][wrong[0]]))}" for name in given)
+            raise check.damaged(self.folder / INDEX, f"it has a direction ({told}) that its place in {SITES} has not")
+        return at
 
     @cached_property
     def sites(self) -> list[dict[str, Any]]:
         """One dict per site: name, layer, head, kind, shape, inner size, and ``sigma``, its whole spectrum."""
-        return _table(self.folder / SITES).to_pylist()
+        return self._places_with(PLACED)
+
+    @property
+    def sized_sites(self) -> list[dict[str, Any]]:
+        """`sites`, which an older atlas may have without their sizes. Raises CorruptAtlas where they are not there."""
+        missing = [name for name in ("n", "m", "inner") if name not in self._site_names]
+        if missing:
+            raise check.damaged(self.folder / SITES, f"it lacks the column '{missing[0]}'")
+        return self.sites
+
+    def _places_with(self, names: Iterable[str]) -> list[dict[str, Any]]:
+        path = self.folder / SITES
+        missing = [name for name in names if name not in self._site_names]
+        if missing:
+            raise check.damaged(path, f"it lacks the column '{missing[0]}'")
+        table = _table(path, None)
+        check.check_table(path, table, SITE_RULES, self._entry.shape[1], self._n_sites)
+        records = table.to_pylist()
+        check.check_places(path, records, self._entry.shape[1])
+        return records
+
+    @cached_property
+    def _sites_known(self) -> set[str]:
+        if "site" not in self._site_names:
+            raise check.damaged(self.folder / SITES, "it lacks the column 'site'")
+        table = _table(self.folder / SITES, ["site"])
+        check.check_table(self.folder / SITES, table, SITE_RULES, self._entry.shape[1], self._n_sites)
+        return set(table.column("site").to_pylist())
 
 
 def _array(column: pa.ChunkedArray) -> np.ndarray:
@@ -132,54 +207,65 @@ def _array(column: pa.ChunkedArray) -> np.ndarray:
 
 def _table(path: Path, columns: list[str] | None = None) -> pa.Table:
     """Columns of a Parquet file, by the plain reader: the other one imports a quarter of a second of pandas."""
-    with parquet.ParquetFile(path, memory_map=True) as file:
-        return file.read(columns)
-
-
-def _parquet(folder: Path, name: str) -> parquet.FileMetaData:
-    """What the foot of a Parquet file says. Raises CorruptAtlas where it is missing or damaged."""
     try:
-        return parquet.read_metadata(folder / name)
-    except FileNotFoundError as error:
-        raise _damaged(folder / name, "it is missing") from error
+        with parquet.ParquetFile(path, memory_map=True) as file:
+            return file.read(columns)
     except (OSError, pa.ArrowException) as error:
-        raise _damaged(folder / name, "it is no Parquet file, or cut short") from error
+        raise check.damaged(path, "it does not decode") from error
+
+
+def _columns(path: Path, rules: Mapping[str, Rule]) -> tuple[tuple[str, ...], int]:
+    """What the foot of a Parquet file says: its columns, those that we know of the types they must have, and its rows.
+
+    Raises CorruptAtlas.
+    """
+    check.check_file(path)
+    try:
+        told = parquet.read_metadata(path)
+        schema = told.schema.to_arrow_schema()
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        raise check.damaged(path, "it is no Parquet file, or cut short") from error
+    check.check_schema(path, schema, rules)
+    return tuple(schema.names), told.num_rows
 
 
 def _vectors_entry(path: Path) -> Entry:
     """Where the vectors lie in their file. Raises CorruptAtlas where it is missing or damaged."""
-    if not path.exists():
-        raise _damaged(path, "it is missing")
+    check.check_file(path)
     try:
         entry = SafetensorsFile(path).entries.get("vectors")
     except (CorruptCheckpoint, OSError) as error:
-        raise _damaged(path, "it is no safetensors file, or cut short") from error
+        raise check.damaged(path, "it is no safetensors file, or cut short") from error
     if entry is None or entry.dtype != "F16" or len(entry.shape) != 2:
-        raise _damaged(path, "it holds no such float16 rows")
+        raise check.damaged(path, "it holds no such float16 rows")
     return entry
-
-
-def _damaged(path: Path, how: str) -> CorruptAtlas:
-    return CorruptAtlas(
-        f"{path.parent}: expected {path.name} of a complete atlas, {how}; copy it again, or build it anew elsewhere"
-    )
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of an atlas, complete or not. Raises CorruptAtlas where there is none or it is not ours."""
     path = folder / MANIFEST
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    if not path.exists() and not path.is_symlink():
         raise CorruptAtlas(
             f"expected an atlas (a folder with {MANIFEST}) at '{folder}', there is none; covector atlas MODEL --out "
             f"{folder} builds one"
+        )
+    check.check_file(path)
+    try:
+        values = check.parsed(path)
+    except OSError as error:
+        raise check.damaged(path, f"it cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        why = check.clipped(str(error))
+        raise CorruptAtlas(
+            f"{path}: expected the manifest of an atlas, it does not parse ({why}); build it again"
         ) from error
-    except (OSError, ValueError) as error:
-        raise CorruptAtlas(f"{path}: expected the manifest of an atlas, it does not parse; build it again") from error
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
-        found = values.get("format", "none") if isinstance(values, dict) else type(values).__name__
-        raise CorruptAtlas(f"{path}: expected format {FORMAT}, got {found}; build it again with this version")
+    found = values.get("format", "none") if isinstance(values, dict) else type(values).__name__
+    if type(found) is not int or found != FORMAT:
+        newer = type(found) is int and found > FORMAT
+        told = found if isinstance(found, str) and len(found) < 10 else check.clipped(found)
+        advice = "a newer covector made it: update this one" if newer else "build it again with this version"
+        raise CorruptAtlas(f"{path}: expected format {FORMAT}, got {told}; {advice}")
+    check.check_parts(path, values)
     return values
 
 

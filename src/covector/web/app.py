@@ -67,6 +67,20 @@ class Ask(BaseModel):
     values: dict[Annotated[str, Field(max_length=80)], str | bool | int | float]
 
 
+class Sentences(BaseModel):
+    """What a view says, and what it does not."""
+
+    says: str
+    not_says: str
+
+
+class Words(BaseModel):
+    """How the same is typed."""
+
+    command: str
+    python: str
+
+
 class JobTwin(BaseModel):
     """A job: how far it is, and its results when it is done."""
 
@@ -145,6 +159,11 @@ def _serve_atlas(app: FastAPI, shown: Shown, jobs: Jobs) -> None:
             "other": shown.other_ref,
         }
 
+    @app.post("/api/build", response_model=JobTwin, status_code=202)
+    def build() -> dict[str, Any]:
+        """Build the atlas that is shown, or go on where its building was stopped."""
+        return shown.build(jobs).told()
+
     @app.get("/api/overview")
     def overview() -> dict[str, Any]:
         """The model, the atlas and every place at a glance."""
@@ -219,6 +238,17 @@ def _serve_jobs(app: FastAPI, shown: Shown, jobs: Jobs) -> None:
         """What can be asked of the model, as forms."""
         jobs.warm()
         return asking.forms()
+
+    @app.get("/api/openings")
+    def opened() -> dict[str, Sentences]:
+        """For each view of questions two sentences: what it can say of this model, and what it cannot."""
+        return {view: Sentences(says=says, not_says=bound) for view, (says, bound) in asking.openings().items()}
+
+    @app.post("/api/words")
+    def words(given: Ask) -> Words:
+        """The command and the Python lines of a question as it is filled in; nothing is run."""
+        command, python = asking.words(given.question, given.values)
+        return Words(command=command, python=python)
 
     @app.post("/api/jobs", response_model=JobTwin, status_code=202)
     def ask(given: Ask) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from covector.io.agent_file import find_agent
 from covector.io.checkpoint import open_checkpoint
 from covector.study.agent import Agent
 from covector.web.fitting import Fit, fitted, unopened
+from covector.web.openings import closed, openings
 from covector.web.questions import Question, Subject, find
 from covector.web.questions_asked import QUESTIONS
 from covector.web.shown import Shown
@@ -29,6 +30,14 @@ class Asking:
         with self._lock:
             fit = self._fit
         return [question.told(fit) for question in QUESTIONS]
+
+    def openings(self) -> dict[str, tuple[str, str]]:
+        """What each view of questions can say of this model, and what not."""
+        with self._lock:
+            fit = self._fit
+        if fit.why_not(()):
+            return closed()
+        return openings(self.shown.model, fit, self._agent())
 
     def question(self, name: str) -> Question:
         """The question of that name. Raises BadRequest."""

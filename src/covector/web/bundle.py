@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pyarrow import parquet
 
 from covector.analyses.glance import glance
+from covector.analyses.look_first import look_first
 from covector.analyses.score import rule_text
 from covector.analyses.site_spectra import PRODUCTS
 from covector.analyses.spectrum_band import spectrum_bands
 from covector.errors import BadRequest
-from covector.io.atlas import INDEX, Atlas
+from covector.io.atlas import Atlas
 from covector.render import Table
 from covector.render.picture_data import picture_data
 from covector.web.packing import packed, rounded
@@ -70,12 +70,14 @@ class Bundle:
             "judged": bool(seen.meta["judged"]),
             "rule": rule_text(),
             "glance": table_data(seen),
-            "sites": [_place(r) for r in self.atlas.sites],
+            "first": table_data(look_first(self.atlas)),
+            "sites": [_place(r) for r in self.atlas.sized_sites],
         }
 
     @cached_property
     def directions(self) -> bytes:
         """One entry per direction: place, side, dyad, block, numbers, flags; texts as codes into lists."""
+        self.atlas.need()
         names = set(self.atlas.names)
         if len(self.atlas.sites) > MOST_PLACES:
             n = len(self.atlas.sites)
@@ -99,9 +101,8 @@ class Bundle:
     def labels(self) -> bytes:
         """The first labels of both poles of every direction, as codes into one list, with their cosines."""
         arrays: dict[str, np.ndarray] = {}
-        with parquet.ParquetFile(self.atlas.folder / INDEX, memory_map=True) as file:
-            table = file.read(["top", "top_cos", "bottom", "bottom_cos"])
-        poles = {pole: _pole(table.column(pole)) for pole in ("top", "bottom")}
+        table = self.atlas.table("top", "top_cos", "bottom", "bottom_cos")
+        poles = {pole: _pole(table[pole]) for pole in ("top", "bottom")}
         words = pa.concat_arrays([values for values, _ in poles.values()]).dictionary_encode()
         codes = words.indices.fill_null(len(words.dictionary)).to_numpy(zero_copy_only=False)
         none, at = len(words.dictionary), 0
@@ -109,7 +110,7 @@ class Bundle:
             mine = np.full((len(self.atlas), POLE), none, dtype=np.uint32)
             mine[place] = codes[at : at + len(values)]
             at += len(values)
-            cos, where = _pole(table.column(f"{pole}_cos"))
+            cos, where = _pole(table[f"{pole}_cos"])
             steps = np.zeros((len(self.atlas), POLE), dtype=np.int16)
             steps[where] = np.rint(np.nan_to_num(cos.to_numpy(zero_copy_only=False)) * COSINE_STEPS)
             arrays[pole] = mine if none > np.iinfo(np.uint16).max else mine.astype(np.uint16)

@@ -12,10 +12,9 @@ from typing import Literal
 
 import numpy as np
 
-from covector.axes import Float
+from covector.analyses.strongest import Writer, strongest_writer
 from covector.errors import CovectorError
 from covector.io.atlas import Atlas
-from covector.linalg.svd import svd
 from covector.model.opened import Model
 from covector.run.prompts import fill_template
 from covector.study.agent import Agent
@@ -38,19 +37,21 @@ MALE = ("John", "Mark", "Paul", "Jack", "Tim", "Timmy", "Max", "Tom", "David", "
 MOST_NAMES, FEWEST_NAMES = 4, 2
 # Tokens per word up to which a template is in the model's own words.
 MOST_PIECES = 1.6
-# Places that are decomposed to find an example where the atlas has none: the last ones, some seconds at GPT-2's size.
-MOST_PLACES = 12
 TORCH = "models are run with torch, which is missing here: pip install 'covector[run]'"
 GYM = "episodes are played with gymnasium, which is missing here: pip install 'covector[agents]'"
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Examples by field name, what a field offers to choose from, and the reason for every need that is not met."""
+    """Examples by field name, what a field offers to choose from, and the reason for every need that is not met.
+
+    `writer`: what by the weights alone moves the example's observable the most, or the actions.
+    """
 
     values: Mapping[str, str] = field(default_factory=dict)
     offers: Mapping[str, Sequence[str]] = field(default_factory=dict)
     missing: Mapping[Need, str] = field(default_factory=dict)
+    writer: Writer | None = None
 
     def why_not(self, needs: Sequence[Need]) -> str:
         """The first reason why a question with these needs cannot be asked; empty where it can."""
@@ -74,23 +75,24 @@ def fitted(
     few places of the model, which are decomposed.
     """
     missing = _missing(model, agent, has)
-    values, offers = {}, {}
+    values, offers, writer = {}, {}, None
     if "labels" not in missing:
         tasks = _tasks(model)
         filled = _prompts(model) if "prompts" not in missing else {}
         values = {"task": tasks[0], "second": tasks[1]} | filled
         values |= {"observe": values["task"]} | ({"neutral": ENGLISH} if filled and not _letters(model) else {})
         offers |= {"task": tasks, "second": tasks}
-        places, offers["edits"] = _places(model, values["task"], atlas)
+        places, offers["edits"], writer = _places(model, values["task"], atlas)
         values |= places
     if "agent" not in missing:
-        values |= _arms(model, agent, atlas)
+        writer = _mover(model, atlas)
+        values |= _arms(writer, agent)
         bases = [name for name in model.bases if not name.startswith(("timestep", "time", "position", "return"))]
         offers |= {"basis": bases, "grid_basis": [b for b in bases if _cells(model, b)]}
         values |= {"basis": "action_out"}
         if "grid" not in missing:
             values |= {"grid_basis": offers["grid_basis"][0], "map": "L0.mlp.in:0"}
-    return Fit(values, offers, missing)
+    return Fit(values, offers, missing, writer)
 
 
 def _missing(model: Model, agent: Agent | None, has: Callable[[str], object]) -> dict[Need, str]:
@@ -209,60 +211,41 @@ def _alike(model: Model, template: str, first: str, second: str) -> bool:
     return True
 
 
-def _places(model: Model, task: str, atlas: Atlas | None) -> tuple[dict[str, str], list[str]]:
-    """An edit and a path for an observable, and the edits to choose from.
+def _places(model: Model, task: str, atlas: Atlas | None) -> tuple[dict[str, str], list[str], Writer | None]:
+    """An edit and a path for an observable, the edits to choose from, and what writes the most of it.
 
     The edits: the head's dyad that writes the most of it, removed; or its direction, erased from what all MLPs write.
     The second comes first where a dyad of an MLP writes more than any of a head.
     """
     rows = Observable.parse(task, model).readout(model)[None]
-    head, most = _strongest(model, [f"{h}.ov" for h in _heads(model)], rows, atlas)
-    if not head:
-        return {}, []
-    edits = [f"{head}*0"]
-    _, other = _strongest(model, _mlps(model), rows, atlas)
-    if other:
-        edits.insert(0 if other > most else 1, f"L*.mlp.out:({task})*0")
-    return {"edits": edits[0], "path": f"{head.partition('.')[0]}>out"}, edits
+    head = strongest_writer(model, [f"{h}.ov" for h in _heads(model)], rows, atlas)
+    if head is None:
+        return {}, [], None
+    edits = [f"{head.dyad}*0"]
+    other = strongest_writer(model, _mlps(model), rows, atlas)
+    if other is not None:
+        edits.insert(0 if other.moved > head.moved else 1, f"L*.mlp.out:({task})*0")
+    most = other if other is not None and other.moved > head.moved else head
+    return {"edits": edits[0], "path": f"{head.dyad.partition('.')[0]}>out"}, edits, most
 
 
 def _mlps(model: Model) -> list[str]:
     return [f"L{i}.mlp.out" for i, block in enumerate(model.spec.blocks) if block.mlp is not None]
 
 
-def _arms(model: Model, agent: Agent | None, atlas: Atlas | None) -> dict[str, str]:
-    """The dyad that moves the actions the most, removed; and as many episodes as are played in a minute or so."""
+def _mover(model: Model, atlas: Atlas | None) -> Writer | None:
+    """The dyad that moves the actions the most, against each other."""
     places = [*(f"{h}.ov" for h in _heads(model)), *_mlps(model)]
     rows = np.asarray(model.bases["action_out"].vectors, dtype=np.float64)
-    best, _ = _strongest(model, places, rows - rows.mean(axis=0), atlas)
+    return strongest_writer(model, places, rows - rows.mean(axis=0), atlas)
+
+
+def _arms(writer: Writer | None, agent: Agent | None) -> dict[str, str]:
+    """The dyad that moves the actions the most, removed; and as many episodes as are played in a minute or so."""
     is_long = agent is not None and (agent.most_time or 0) >= 500
     draws = agent is not None and agent.environment.id.startswith(("MiniGrid", "BabyAI"))
-    few = {"episodes": "10", "controls": "4" if is_long else "19"}
-    return few | {"arm": f"edit={best}*0"} | ({"film": "yes"} if draws else {})
-
-
-def _strongest(
-    model: Model, places: Sequence[str], rows: Float[np.ndarray, "k d_model"], atlas: Atlas | None
-) -> tuple[str, float]:
-    """The place and dyad whose written vector, times σ, moves the read-outs `rows` the most, and by how much."""
-    if atlas is not None:
-        told = atlas.columns("site", "side", "dyad", "sigma")
-        among = np.flatnonzero((told["side"] == "write") & np.isin(told["site"].astype(str), list(places)))
-        if len(among):
-            written = atlas.vectors[among].astype(np.float32) @ rows.T.astype(np.float32)
-            moved = np.linalg.norm(written, axis=1) * told["sigma"][among]
-            best = among[int(moved.argmax())]
-            return f"{told['site'][best]}:{told['dyad'][best]}", float(moved.max())
-    best, most = "", 0.0
-    for place in places[-MOST_PLACES:]:
-        try:
-            d = svd(model.map(place))
-        except CovectorError:
-            continue
-        moved = np.linalg.norm(np.asarray(d.Vh, dtype=np.float64) @ rows.T, axis=1) * d.S
-        if len(moved) and moved.max() > most:
-            best, most = f"{place}:{int(moved.argmax())}", float(moved.max())
-    return best, most
+    few = {"episodes": "10", "controls": "4" if is_long else "19"} | ({"film": "yes"} if draws else {})
+    return few | ({"arm": f"edit={writer.dyad}*0"} if writer is not None else {})
 
 
 def _cells(model: Model, basis: str) -> bool:

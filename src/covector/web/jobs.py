@@ -42,6 +42,11 @@ class Job:
     error: str = ""
     results: list[dict[str, Any]] = field(default_factory=list)
 
+    @property
+    def runs(self) -> bool:
+        """Whether it is still to end."""
+        return self.state in ("queued", "running")
+
     def told(self, whole: bool = True) -> dict[str, Any]:
         """What the page is told."""
         brief = {n: getattr(self, n) for n in ("id", "question", "command", "python", "state", "progress", "error")}
@@ -70,7 +75,7 @@ class Jobs:
     def ask(self, question: str, command: str, python: str, arguments: Callable[[Path], list[str]]) -> Job:
         """Put a command in the queue. Raises BadRequest where too many wait."""
         with self._lock:
-            waiting = sum(j.state in ("queued", "running") for j in self._all.values())
+            waiting = sum(j.runs for j in self._all.values())
             if waiting >= MOST_WAITING:
                 raise BadRequest(f"expected at most {MOST_WAITING} questions at a time, {waiting} wait; cancel one")
             number, self._next = self._next, self._next + 1
@@ -97,13 +102,13 @@ class Jobs:
     def unfinished(self) -> list[Job]:
         """Jobs that wait or run, in order."""
         with self._lock:
-            return [j for j in self._all.values() if j.state in ("queued", "running")]
+            return [j for j in self._all.values() if j.runs]
 
     def cancel(self, number: int) -> Job:
         """End a job that waits or runs; one that has ended stays as it is."""
         job = self.job(number)
         with self._lock:
-            was, job.state = job.state, "cancelled" if job.state in ("queued", "running") else job.state
+            was, job.state = job.state, "cancelled" if job.runs else job.state
             if was == "running" and self._process is not None:
                 _end(self._process)
                 self._process = None  # also where its answer has come already: the next job gets a fresh one

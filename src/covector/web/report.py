@@ -22,8 +22,9 @@ from covector.io.atlas import MANIFEST
 from covector.web.assets import assets
 from covector.web.beside import all_beside
 from covector.web.bundle import PARTS, Bundle, table_data
+from covector.web.openings import kept as kept_openings
 from covector.web.stored import stored
-from covector.web.words import names
+from covector.web.words import names, typed
 
 # Film players are given data addresses alone, like images.
 POLICY = (
@@ -78,7 +79,10 @@ def _blocks(
     """Name and bytes of every block, as `frontend/src/data/source.ts` asks for them."""
     views = dict(sorted(Counter(str(entry["view"]) for entry in kept).items()))
     named = None if other is None else str(other.atlas.folder)
-    yield "overview", _json(_overview(bundle, shown) | {"other": named and Path(named).name, "kept": views})
+    told = _overview(bundle, shown)
+    openings = kept_openings(kept, str(told["meta"]["model"]))
+    said = {view: {"says": says, "not_says": bound} for view, (says, bound) in openings.items()}
+    yield "overview", _json(told | {"other": named and Path(named).name, "kept": views, "openings": said})
     for part in PARTS:
         yield part, bundle.part(part)
     yield "stored", _json(kept)
@@ -91,7 +95,7 @@ def _blocks(
 
 def compare_words(a: str, b: str) -> tuple[str, str]:
     """The command and the Python line that compare two atlases."""
-    return f"covector view {a} {b}", f"covector.compare_atlases({a!r}, {b!r})"
+    return f"covector compare-atlases {typed(a)} {typed(b)}", f"covector.compare_atlases({a!r}, {b!r})"
 
 
 def _json(value: Any) -> bytes:

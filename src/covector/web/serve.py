@@ -37,9 +37,7 @@ def serve(
             signal.signal(other, _interrupt)
         try:
             if not shown.is_built:
-                words = shown.build_words()
-                python = f"covector.build_atlas({shown.ref!r}, {str(shown.folder)!r})"
-                shown.building = jobs.ask("atlas", f"covector {' '.join(words)}", python, lambda _: words).id
+                shown.build(jobs)
             guarded = Guard(create_app(shown, jobs), token, number)
             config = uvicorn.Config(guarded, log_level="warning", access_log=False, lifespan="off", server_header=False)
             server = uvicorn.Server(config)

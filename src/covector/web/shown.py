@@ -15,6 +15,7 @@ from covector.io.cache import cache_folder
 from covector.model.opened import Model
 from covector.render import Table
 from covector.web.bundle import Bundle
+from covector.web.jobs import Job, Jobs
 from covector.web.words import opening
 from covector.workbench import open as open_model
 
@@ -99,9 +100,21 @@ class Shown:
             raise BadRequest(f"expected a second atlas to compare with; start covector view {self.words} OTHER")
         return self.other.atlas
 
-    def build_words(self) -> list[str]:
-        """The command that builds the atlas."""
-        return ["atlas", self.ref, f"--out={self.folder}"]
+    def build(self, jobs: Jobs) -> Job:
+        """Start to build the atlas, or go on where a build was stopped; the one that runs where there is one.
+
+        Raises BadRequest where the atlas is there, or jobs are full.
+        """
+        with self._lock:
+            if self.is_built:
+                raise BadRequest(f"the atlas of {self.ref} is there; reload the page")
+            known = None if self.building is None else jobs.job(self.building)
+            if known is None or not known.runs:
+                words = ["atlas", self.ref, f"--out={self.folder}"]
+                python = f"covector.build_atlas({self.ref!r}, {str(self.folder)!r})"
+                known = jobs.ask("atlas", f"covector {' '.join(words)}", python, lambda _: words)
+                self.building = known.id
+            return known
 
     def search(self, query: str, **options: Any) -> Table:
         """Which directions read or write a concept; see `covector.trace`."""

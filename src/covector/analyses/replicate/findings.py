@@ -271,7 +271,7 @@ def _poles(asked: Asked) -> tuple[Bool[np.ndarray, "n 2"], Share, Int[np.ndarray
     at = places.of("ov", "write")
     name, _, centred = str(asked.atlas.column("basis")[at][0]).partition(".")
     one = judge(asked.model, name, centred=bool(centred), draws=asked.draws, seed=asked.seed)
-    rows = asked.atlas.vectors[at].astype(np.float64)
+    rows = asked.atlas.units(at)
     rows /= lengths(rows)[:, None]
     found = list_scores(rows, one.dictionary.lists(rows), one.dictionary, seed=asked.seed).by_pole
     null = one.null.scores.by_pole

@@ -93,7 +93,7 @@ def _in_frame(atlas: Atlas, name: str, leading: int) -> InFrame:
     _, first, unit = np.unique(places.unit * (sides.max() + 1) + sides, return_index=True, return_inverse=True)
     order = np.argsort(first)
     keys = [(str(places.site[i]), str(places.kind[i]), str(places.side[i])) for i in first[order]]
-    rows = np.asarray(atlas.vectors, dtype=np.float64)
+    rows = atlas.units(slice(None))
     along = rows.sum(axis=1) ** 2 / rows.shape[1]
     hits = np.where(np.isnan(told["p_coherence"]), np.nan, told["p_coherence"] < ALPHA)
     spans = {}

@@ -117,7 +117,7 @@ def frequency(
         key = (twin.name if twin is not None else name, bool(centred))
         if key not in grounds:
             grounds[key] = _ground(model, key, often, draws, seed)
-        rows = atlas.vectors[at].astype(np.float64)
+        rows = atlas.units(at)
         measured = _measured(rows / lengths(rows)[:, None], grounds[key], seed)
         found.append(_found(kind, side, measured, places.unit[at], grounds[key]))
     if not found:

@@ -64,7 +64,7 @@ def packing(atlas: Atlas, *, rule: str = "near", draws: int = DRAWS, seed: int =
     sets = {"all": np.ones(len(value), bool)}
     sets |= {"read": places.side != "write", "write": places.side == "write"}
     sets |= {f"{kind} {side}": at for kind, side, at in places.groups()}
-    rows = np.asarray(atlas.vectors, dtype=np.float32)
+    rows = atlas.units(slice(None), np.float32)
     found = [_set(name, rows, places, at, significant, draws, seed) for name, at in sets.items()]
     kept = [one for one in found if one is not None]
     if not kept:

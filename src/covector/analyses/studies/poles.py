@@ -63,7 +63,7 @@ def poles(atlas: Atlas, model: Model, *, k: int = 10, draws: int = DRAWS, seed: 
             units, kept = _relative(basis, model.bases[name], k)
             nulls[key] = (units, kept, np.abs(_kappa(_random(model.spec.d_model, draws, seed, key[1]), units, kept, k)))
         units, kept, null = nulls[key]
-        rows = atlas.vectors[at].astype(np.float64)
+        rows = atlas.units(at)
         signed = _kappa(rows, units, kept, k)
         best = int(np.nanargmax(np.abs(signed)))
         row = np.flatnonzero(at)[best]

@@ -62,7 +62,7 @@ def ridge(
     if not at.any():
         raise BadRequest(f"{atlas.folder}: expected {kind} directions with a {side} side; name another kind")
     name, _, centred = str(atlas.column("basis")[at][0]).partition(".")
-    rows = atlas.vectors[at].astype(np.float64)
+    rows = atlas.units(at)
     rows = rows / lengths(rows)[:, None]
     chosen = model.bases.dictionary(name, bool(centred))
     units = chosen.units[chosen.keep].astype(np.float64)

@@ -62,7 +62,7 @@ def sides(
     own = str(told["basis"][read][0])
     found = [Against(own, unit_means(told["z_coherence"][read], places.unit[read]), _share(told["p_coherence"][read]))]
     if model is not None:
-        rows = atlas.vectors[read].astype(np.float64)
+        rows = atlas.units(read)
         rows /= lengths(rows)[:, None]
         plain, dot, _ = own.partition(".centred")
         for name in _names(model, bases, plain):

@@ -6,11 +6,11 @@ that have exactly the same singular values in law, so a draw costs r³ (product 
 no d × d matrix is ever made.
 
 A null has unit-variance entries. What a trained map is compared with is the null at some scale, and there are two:
-`frobenius_scale` gives noise of the same total energy, `bulk_scale` noise with the same median singular value, which
+`norm_band` is of noise of the same Frobenius norm, `bulk_scale` gives noise with the same median singular value, which
 is the noise that a spectrum with a few large values stands on. Both are found from S alone, the same way in the map
 and in every draw, so every statistic here is free of the scale and its null is that of the shape.
 
-Source: `docs/theory/spectra.md`, equations 4–10; Dumitriu and Edelman 2002 for the bidiagonal model.
+Source: `docs/theory/spectra.md`, equations 4–14; Dumitriu and Edelman 2002 for the bidiagonal model.
 """
 
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from scipy.linalg import eigvalsh_tridiagonal
+from scipy.special import ndtri
 
 from covector.axes import Float
 from covector.errors import BadRequest
@@ -31,7 +32,8 @@ from covector.linalg.spectra import check_spectrum, counts
 BLOCK = 64
 
 # Matrices up to this short side are drawn whole (1 ms each at 256). Above, the values below the topmost few are set to
-# the Marchenko–Pastur quantiles, around which they lie within 0.3 %; the topmost are drawn from the corner of the
+# the Marchenko–Pastur quantiles (the median lies within 0.3 % of its own, the smallest may be tens of per cent off
+# where the matrix is nearly square: nothing here reads them); the topmost are drawn from the corner of the
 # bidiagonal model that holds their vectors, p^(1/3) rows times a constant.
 WHOLE = 256
 TOP, CORNER = 12, 30.0
@@ -124,11 +126,6 @@ def mean_square(n: int, m: int, inner: int | None = None) -> float:
     return float(n) * m * (1 if inner is None else inner)
 
 
-def frobenius_scale(S: Float[np.ndarray, " r"], null: SpectrumNull) -> float:
-    """The factor at which random maps have Σσ² like S in the mean."""
-    return float(np.sqrt(np.sum(np.square(S)) / mean_square(*null.shape, null.inner)))
-
-
 def bulk_scale(S: Float[np.ndarray, " r"], null: SpectrumNull) -> float:
     """The factor at which the median singular value of random maps is that of S, values cut as zeros counted.
 
@@ -138,10 +135,27 @@ def bulk_scale(S: Float[np.ndarray, " r"], null: SpectrumNull) -> float:
     return _median(S, null) / float(np.median(null.medians))
 
 
-def null_band(null: SpectrumNull, share: float = 0.95) -> Float[np.ndarray, "2 r"]:
-    """The lower and upper level between which each singular value of the unit null lies with `share`, one by one."""
+def norm_band(null: SpectrumNull, share: float = 0.95) -> Float[np.ndarray, "2 r"]:
+    """The lower and upper level between which each singular value of random maps of norm 1 lies with `share`.
+
+    Every draw is scaled to norm 1; the levels stand at the ranks that leave (1 − share)/2 of further draws on either
+    side. Beyond the `TOP` largest values of one matrix whose shorter side is above `WHOLE` they are the limit law's
+    (`docs/theory/spectra.md`, equation 14): 97 % of noise lies within at 300 × 1200, 94 % at 500 × 600.
+    """
     tail = (1 - share) / 2
-    return np.quantile(null.values, [tail, 1 - tail], axis=0)
+    values = null.values / np.linalg.norm(null.values, axis=1, keepdims=True)
+    levels = np.quantile(values, [tail, 1 - tail], axis=0, method="weibull")
+    if null.inner is None and min(null.shape) > WHOLE:  # whose draws have the limit law's own values there
+        levels[:, TOP:] = _limit_band(*null.shape, -float(ndtri(tail)))[:, TOP:]
+    return levels
+
+
+def _limit_band(n: int, m: int, deviations: float) -> Float[np.ndarray, "2 r"]:
+    """The levels of one large matrix of norm 1: how many values lie below one varies by √(ln p)/π."""
+    p = min(n, m)
+    below, reach = p - np.arange(p) - 0.5, deviations * np.sqrt(np.log(p)) / np.pi
+    shares = [np.clip((below + sign * reach) / p, 0.0, 1.0) for sign in (-1, 1)]
+    return np.stack([mp_quantiles(share, n, m) for share in shares]) / np.sqrt(n * m)
 
 
 def largest_at_same_norm(S: Float[np.ndarray, " r"], null: SpectrumNull, level: float = 0.05) -> float:

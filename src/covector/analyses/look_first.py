@@ -1,0 +1,72 @@
+"""Where to look first in an atlas: directions that were called, then those nearest to a label, from many places.
+
+covector.look_first("gpt2m.atlas").show()
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from covector.analyses.directions import LEVEL, direction_columns
+from covector.axes import Int
+from covector.io.atlas import Atlas
+from covector.render import Column, Table
+
+# Directions of one place that are named: a head that is all about one thing would fill the list.
+OF_ONE_PLACE = 2
+
+
+def look_first(source: Atlas | str | Path, top: int = 9) -> Table:
+    """At most `top` directions with q < .05 over the whole atlas: those called interpretable first, then by |ζ|.
+
+    At most two of one place. ``pole``: the one whose list was judged where one was called, else the nearest label's;
+    ``labels`` are of that pole. ``row``: the row of the index. An atlas built without scores calls nothing.
+    `source`: an atlas, or its folder. Raises CorruptAtlas.
+    """
+    atlas = source if isinstance(source, Atlas) else Atlas(source)
+    judged = "interpretable" in atlas.names
+    given = atlas.columns("zeta", "q_dir", *(("interpretable", "score_pole") if judged else ()))
+    called = given["interpretable"].astype(bool) if judged else np.zeros(len(atlas), dtype=bool)
+    rows = _chosen(atlas, given["zeta"], given["q_dir"], called, top)
+    sign = np.where(called, given["score_pole"], given["zeta"])[rows] if judged else given["zeta"][rows]
+    columns = {c.name: c for c in direction_columns(atlas, rows)}
+    lists = zip(columns["plus"].values, columns["minus"].values, sign, strict=True)
+    found, meta = int((given["q_dir"] < LEVEL).sum()), atlas.manifest["meta"]
+    return Table(
+        columns=[
+            *(columns[n] for n in ("place", "side", "zeta", "label", "q_dir")),
+            Column("interpretable", called[rows], about="called so by the rule"),
+            Column("pole", ["−" if s < 0 else "+" for s in sign], about="whose list was judged, or is nearest"),
+            Column("labels", [minus if s < 0 else plus for plus, minus, s in lists], about="of that pole"),
+            Column("row", rows.astype(np.float64), digits=0, about="of the index"),
+        ],
+        meta={**meta, "analysis": "look_first", "judged": judged, "level": LEVEL},
+        title=f"Where to look first · {meta['model']} · {len(rows)} of {found:,} directions with q < .05",
+        says=_says(int(called.sum()), judged, len(rows)),
+        not_says="The strongest of many: q is of the whole atlas, ζ alone is not. A direction near a label need not be "
+        "used by the model.",
+        key=("place", "side"),
+    )
+
+
+def _says(called: int, judged: bool, n: int) -> str:
+    if not n:
+        return "No direction is nearer to a label than chance (q < .05 over the whole atlas)."
+    if called:
+        are = "direction is" if called == 1 else "directions are"
+        return f"{called:,} {are} called interpretable by the rule: first these, then those nearest to a label."
+    rule = "no direction is called interpretable by the rule" if judged else "the atlas was built without scores"
+    return f"The directions nearest to a label, at most {OF_ONE_PLACE} of a place; {rule}."
+
+
+def _chosen(atlas: Atlas, zeta: np.ndarray, q: np.ndarray, called: np.ndarray, top: int) -> Int[np.ndarray, " n"]:
+    with np.errstate(invalid="ignore"):
+        near = np.flatnonzero(q < LEVEL)
+    order = near[np.lexsort((-np.abs(zeta[near]), ~called[near]))]
+    place, seen, kept = atlas.places, dict[int, int](), list[int]()
+    for i in order:
+        at = int(place[i])
+        if seen.get(at, 0) < OF_ONE_PLACE and len(kept) < top:
+            seen[at] = seen.get(at, 0) + 1
+            kept.append(int(i))
+    return np.array(kept, dtype=np.int64)

@@ -1,0 +1,130 @@
+"""Lists of directions: each filter against its own plain reading of the index; and which are looked at first."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import covector
+from changed_atlas import with_columns
+from covector.analyses.look_first import OF_ONE_PLACE
+from covector.atlas.plan import Options
+from covector.errors import BadRequest
+
+Row = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def atlas(tmp_path_factory: pytest.TempPathFactory) -> covector.Atlas:
+    """demo-lm's, with verdicts planted on every seventh and every ninth direction: few draws call nothing."""
+    folder = tmp_path_factory.mktemp("list")
+    built = covector.build_atlas("demo-lm", folder / "demo.atlas", options=Options(draws=500))
+    assert built is not None
+    at = np.arange(len(built))
+    return with_columns(built, folder / "planted.atlas", interpretable=at % 7 == 0, noisy=at % 9 == 0)
+
+
+@pytest.fixture(scope="module")
+def rows(atlas: covector.Atlas) -> list[Row]:
+    return atlas.rows(np.arange(len(atlas)))
+
+
+FILTERS: list[tuple[dict[str, Any], Callable[[Row], bool]]] = [
+    ({"kinds": ["qk", "mlp.in"]}, lambda r: r["kind"] in ("qk", "mlp.in")),
+    ({"side": "write"}, lambda r: r["side"] == "write"),
+    ({"site": "L1H2"}, lambda r: r["site"].startswith("L1H2.")),
+    ({"site": "l*h3.OV"}, lambda r: r["site"].endswith("H3.ov")),
+    ({"site": "L3.mlp.out:4"}, lambda r: r["site"] == "L3.mlp.out"),
+    ({"layers": (1, 2)}, lambda r: r["layer"] in (1, 2)),
+    ({"layers": (0, 3)}, lambda r: r["layer"] is not None),
+    ({"most_q": 0.01}, lambda r: r["q_dir"] <= 0.01),
+    ({"flag": "noisy"}, lambda r: r["noisy"]),
+    ({"labels": "GERMANY"}, lambda r: any("germany" in t.lower() for t in r["top"] + r["bottom"])),
+    ({"labels": "'he'"}, lambda r: any(t in ("he", " he") for t in r["top"] + r["bottom"])),
+    ({"kinds": ["ov"], "side": "read", "most_q": 0.2}, lambda r: r["kind"] == "ov" and r["side"] == "read"
+     and r["q_dir"] <= 0.2),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("given", "keeps"), FILTERS, ids=lambda v: str(v) if isinstance(v, dict) else "")
+def test_a_filter_keeps_what_the_index_says(
+    atlas: covector.Atlas, rows: list[Row], given: dict[str, Any], keeps: Callable[[Row], bool]
+) -> None:
+    expected = {f"{r['site']}:{r['dyad']} {r['side']}" for r in rows if keeps(r)}
+    table = covector.directions(atlas, **given)
+    assert {f"{r['place']} {r['side']}" for r in table.rows} == expected
+    assert 0 < len(expected) < len(rows)
+    assert table.meta["kept"] == len(expected)
+    assert table.meta["near"] == sum(r["q_dir"] < 0.05 for r in rows if keeps(r))
+
+
+@pytest.mark.parametrize("rising", [False, True])
+@pytest.mark.parametrize("sort", ["strength", "sigma", "q_dir", "p_svd", "layer", "label", "side"])
+def test_rows_come_in_order_and_what_is_unknown_last(
+    atlas: covector.Atlas, rows: list[Row], sort: str, rising: bool
+) -> None:
+    by = {f"{r['site']}:{r['dyad']} {r['side']}": abs(r["zeta"]) if sort == "strength" else r[sort] for r in rows}
+    values = [by[f"{r['place']} {r['side']}"] for r in covector.directions(atlas, sort=sort, rising=rising).rows]
+    missing = [v is None or v != v for v in values]
+    assert missing == sorted(missing)
+    known = [v for v, lost in zip(values, missing, strict=True) if not lost]
+    assert known == sorted(known, reverse=not rising)
+    assert len(values) == len(rows)
+
+
+def test_the_first_are_the_first_of_all(atlas: covector.Atlas) -> None:
+    every, few = covector.directions(atlas, sort="sigma"), covector.directions(atlas, sort="sigma", top=7)
+    assert few.rows == every.rows[:7]
+    assert few.meta["kept"] == len(atlas)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [({"kinds": ["vo"]}, "ov, qk"), ({"side": "left"}, "query, read, write"), ({"flag": "good"}, "interpretable"),
+     ({"sort": "beauty"}, "strength"), ({"top": 0}, "at least 1")],
+)  # fmt: skip
+def test_a_wrong_name_is_refused_with_those_that_there_are(
+    atlas: covector.Atlas, given: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(BadRequest, match=said):
+        covector.directions(atlas, **given)
+
+
+def test_called_directions_are_looked_at_first_then_the_strongest_two_of_a_place(
+    atlas: covector.Atlas, rows: list[Row]
+) -> None:
+    near = [i for i, r in enumerate(rows) if r["q_dir"] < 0.05]
+    ranked = sorted(near, key=lambda i: (not rows[i]["interpretable"], -abs(rows[i]["zeta"])))
+    expected: list[int] = []
+    for i in ranked:
+        if sum(rows[j]["site"] == rows[i]["site"] for j in expected) < OF_ONE_PLACE:
+            expected.append(i)
+    table = covector.look_first(atlas, top=30)
+    assert [int(r["row"]) for r in table.rows] == expected[:30]
+    assert any(r["interpretable"] for r in table.rows)
+    for r in table.rows:
+        given = rows[int(r["row"])]
+        plus = (given["score_pole"] if given["interpretable"] else given["zeta"]) > 0
+        assert r["pole"] == ("+" if plus else "−")
+        assert r["labels"] == given["top" if plus else "bottom"][: len(r["labels"])]
+
+
+def test_an_atlas_without_scores_names_the_nearest_and_says_so(tmp_path: Path) -> None:
+    plain = covector.build_atlas("demo-dt", tmp_path / "a", options=Options(draws=100, scores=False))
+    assert plain is not None
+    table = covector.look_first(plain)
+    assert "without scores" in table.says
+    assert not any(r["interpretable"] for r in table.rows)
+    strengths = [abs(r["zeta"]) for r in table.rows]
+    assert strengths == sorted(strengths, reverse=True)
+
+
+def test_where_nothing_is_near_nothing_is_named(atlas: covector.Atlas, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = covector.Atlas(atlas.folder)
+    opened.columns("q_dir", "zeta", "interpretable", "score_pole")
+    monkeypatch.setitem(opened._read, "q_dir", np.ones(len(opened)))
+    table = covector.look_first(opened)
+    assert len(table) == 0
+    assert table.says.startswith("No direction is nearer")
