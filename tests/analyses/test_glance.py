@@ -9,6 +9,7 @@ from pyarrow import array, parquet
 from scipy import stats
 
 import covector
+from changed_atlas import with_columns
 from covector.analyses.glance import _level
 from covector.analyses.spectrum_band import _centred, _shape, spectrum_bands
 from covector.arch.toy import random_model
@@ -24,18 +25,6 @@ def atlas(tmp_path_factory: pytest.TempPathFactory) -> covector.Atlas:
     built = covector.build_atlas("demo-lm", folder, options=Options(draws=500, scores=False))
     assert built is not None
     return built
-
-
-def with_columns(atlas: covector.Atlas, folder: Path, **columns: np.ndarray) -> covector.Atlas:
-    """The same atlas with other values in some columns of its index."""
-    table = parquet.read_table(atlas.folder / store.INDEX)
-    for name, values in columns.items():
-        table = table.set_column(table.column_names.index(name), name, array(values))
-    folder.mkdir()
-    store.write_table(folder, store.INDEX, table)
-    for name in (store.VECTORS, store.SITES, store.MANIFEST):
-        (folder / name).write_bytes((atlas.folder / name).read_bytes())
-    return covector.Atlas(folder)
 
 
 def test_shares_and_counts_are_those_of_the_index(atlas: covector.Atlas) -> None:

@@ -75,7 +75,7 @@ def test_the_comparison_names_a_place_and_shows_its_dyads_beside_the_other(
     first = covector.compare_atlases(demo_atlas, agent_atlas).rows[0]
     with opened(offline=True) as watched:
         visit(watched, file, "Compare")
-        watched.page.get_by_role("group", name="Places that turned most").get_by_role("button").first.click()
+        watched.page.get_by_role("group", name="Places to open").get_by_role("button").first.click()
         panel = watched.page.get_by_label(f"{first['site']} {first['side']} in both")
         panel.wait_for()
         assert panel.locator("tbody tr").count() == min(24, int(first["directions"]))

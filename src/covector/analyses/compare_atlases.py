@@ -70,6 +70,7 @@ def compare_atlases(a: Atlas | str | Path, b: Atlas | str | Path) -> Table:
         meta={
             **a.manifest["meta"], "analysis": "compare_atlases", "other": b.manifest["meta"], "level": LEVEL, "d": d,
             "only_here": len(_places(a)) - len(common), "only_there": len(other) - len(common),
+            "turned": sum(not row["alike"] for row in rows),
             "null": "unrelated orthonormal directions, best of the place", "draws": DRAWS, "seed": 0,
         },
         title=f"{_name(a)} beside {_name(b)} · {len(rows)} places with their sides, d {d}",

@@ -5,6 +5,7 @@ dyad that writes the most of an observable, by its weights. A form that is opene
 """
 
 import importlib.util
+import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from typing import Literal
 import numpy as np
 
 from covector.analyses.strongest import Writer, strongest_writer
+from covector.demo.corpus import documents
 from covector.errors import CovectorError
 from covector.io.atlas import Atlas
 from covector.model.opened import Model
@@ -24,7 +26,11 @@ from covector.study.observable import Observable
 # prompts, an agent, its environment, states that are cells of a grid.
 Need = Literal["model", "heads", "labels", "torch", "prompts", "agent", "plays", "grid"]
 PAIRS = ((" she", " he"), (" She", " He"), (" her", " his"), (" woman", " man"), (" is", " are"), (" was", " were"))
-TEMPLATES = (("Yesterday [NAME] was happy because", " she", " he"), ("[NAME] was very happy.", " She", " He"))
+TEMPLATES = (
+    ("So, [NAME] really is a wise friend, isn't", " she", " he"),
+    ("Yesterday [NAME] was happy because", " she", " he"),
+    ("[NAME] was very happy.", " She", " He"),
+)
 # Plain text for side effects; any other will do.
 ENGLISH = (
     "One day a little girl went to the park with her mother. They saw a big dog and a small bird near the lake. "
@@ -80,7 +86,7 @@ def fitted(
         tasks = _tasks(model)
         filled = _prompts(model) if "prompts" not in missing else {}
         values = {"task": tasks[0], "second": tasks[1]} | filled
-        values |= {"observe": values["task"]} | ({"neutral": ENGLISH} if filled and not _letters(model) else {})
+        values |= {"observe": values["task"]} | ({"neutral": _neutral(model)} if filled and not _letters(model) else {})
         offers |= {"task": tasks, "second": tasks}
         places, offers["edits"], writer = _places(model, values["task"], atlas)
         values |= places
@@ -161,6 +167,14 @@ def _sum(first: Sequence[str], second: Sequence[str]) -> str:
 
 def _quoted(label: str) -> str:
     return f'"{label}"' if "'" in label else f"'{label}'"
+
+
+def _neutral(model: Model) -> str:
+    """Text that has nothing to do with a task: English, or the language of the bundled model, which knows no other."""
+    if model.name != "demo-lm":
+        return ENGLISH
+    prose = (d.text.strip() for d in documents(seed=0, count=40) if "." in d.text)
+    return " ".join(itertools.islice(prose, 4))
 
 
 def _letters(model: Model) -> list[str]:
