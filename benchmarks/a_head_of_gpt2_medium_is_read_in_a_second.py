@@ -1,11 +1,12 @@
 """Claim: `covector svd` answers in under a second on a GPT-2-medium-sized checkpoint, and needs little more memory than
-its vocabulary: process start to printed table, two cores, page cache warm.
+its vocabulary: process start to printed table, two cores, page cache warm, modules compiled, as after a first run.
 
 Floor: reading W_E once (206 MB) and one product of 10 directions with it, for both sides, in NumPy in this process.
 Weights are random with GPT-2's shapes (no real checkpoint is needed for time and memory).
 """
 
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -68,10 +69,14 @@ def main() -> int:
         checkpoint(folder)
         words = [sys.executable, "-m", "covector", "svd", str(folder), "L22H10", "-q"]
         seconds = []
-        for _ in range(RUNS):
+        # Compiled modules of its own, whatever this shell says about writing them.
+        there = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+        there["PYTHONPYCACHEPREFIX"] = str(folder / "compiled")
+        for _ in range(RUNS + 1):
             start = time.perf_counter()
-            subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+            subprocess.run(words, check=True, stdout=subprocess.DEVNULL, env=there)
             seconds.append(time.perf_counter() - start)
+        del seconds[0]
         told = subprocess.run([sys.executable, "-c", PEAK, *words[3:]], check=True, capture_output=True, text=True)
         peak = int(told.stderr.split()[-1]) / 1024
         least = floor()

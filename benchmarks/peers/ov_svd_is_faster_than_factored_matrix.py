@@ -5,7 +5,7 @@ all cores on either side, three times faster.
 of 20. One process, one thread each, processor time, the two taking turns so that a busy neighbour slows both alike:
 
 * TransformerLens: ``FactoredMatrix(W_V, W_O).svd()``, float32, all heads in one call, as its users call it;
-* covector: `svd(Factored(W_V, W_O, …))` of each head, float64 throughout, with signs, gaps and storage noise.
+* covector: `svds` of the heads as factored maps, float64 throughout, with signs, gaps and storage noise.
 
 Then both with all cores, by the clock, taking turns too: TransformerLens with PyTorch's own threads, covector with one
 worker per core and one BLAS thread each, as an atlas is built.
@@ -30,8 +30,8 @@ from threadpoolctl import threadpool_limits
 from transformer_lens import FactoredMatrix
 
 from covector.linalg.maps import Factored, Space
-from covector.linalg.product_svd import product_dyads
-from covector.linalg.svd import SVD, svd
+from covector.linalg.product_svd import by_grams
+from covector.linalg.svd import SVD, svds
 
 D_MODEL, D_HEAD, HEADS, PAIRS, CHECKED = 1024, 64, 24, 9, 3
 AT_LEAST, TARGET, EXACT = 2.3, 2.7, 1e-11
@@ -55,7 +55,7 @@ def head(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def ours(heads: list[tuple[np.ndarray, np.ndarray]]) -> list[SVD]:
-    return [svd(Factored(W_V, W_O, RESIDUAL, RESIDUAL)) for W_V, W_O in heads]
+    return svds([Factored(W_V, W_O, RESIDUAL, RESIDUAL) for W_V, W_O in heads])
 
 
 def theirs(W_V: torch.Tensor, W_O: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -109,7 +109,7 @@ def main() -> int:
         end = process_time()
         seconds["TransformerLens"].append(middle - start)
         seconds["covector"].append(end - middle)
-        dyads = [product_dyads(*pair) for pair in heads]
+        dyads = [by_grams(heads[i : i + 8]) for i in range(0, HEADS, 8)]
         bare.append(process_time() - end)
         del dyads
     worst = {"covector": np.zeros(3), "TransformerLens": np.zeros(3)}

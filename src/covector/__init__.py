@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from covector.io.atlas import Atlas as Atlas
     from covector.linalg.svd import SVD as SVD
     from covector.linalg.svd import svd as svd
+    from covector.linalg.svd import svds as svds
     from covector.model.bases import Basis as Basis
     from covector.model.opened import Model as Model
     from covector.model.spec import ModelSpec as ModelSpec
@@ -167,6 +168,7 @@ _HOMES = {
     "steer": "covector.analyses.steer",
     "studies": "covector.analyses.studies",
     "svd": "covector.linalg.svd",
+    "svds": "covector.linalg.svd",
     "timesteps": "covector.analyses.timesteps",
     "trace": "covector.atlases",
     "transformers_runner": "covector.workbench",
@@ -249,6 +251,7 @@ __all__ = [
     "steer",
     "studies",
     "svd",
+    "svds",
     "timesteps",
     "trace",
     "transformers_runner",

@@ -1,5 +1,6 @@
 // An edit's results by dose: the doses that were measured, and what comes next at each of them. Nothing in between.
 
+import { valuesOf } from "./table";
 import type { TableTwin } from "./types";
 
 export interface Prompt {
@@ -16,25 +17,23 @@ export interface Next {
   kl: number;
 }
 
-const column = (table: TableTwin, name: string): unknown[] => table.columns.find((c) => c.name === name)?.values ?? [];
-
 /** Every dose that one of the results was measured at, in order. */
 export function byDose(...tables: (TableTwin | undefined)[]): number[] {
-  const found = tables.flatMap((t) => (t ? (column(t, "dose") as number[]) : []));
+  const found = tables.flatMap((t) => (t ? (valuesOf(t, "dose") as number[]) : []));
   return [...new Set(found)].sort((a, b) => a - b);
 }
 
 /** The prompts of a result, as they come. */
 export function promptsOf(table: TableTwin): Prompt[] {
-  const sides = column(table, "side") as string[];
-  const found = (column(table, "prompt") as string[]).map((prompt, i) => ({ key: `${sides[i]}\n${prompt}`, prompt, side: sides[i] }));
+  const sides = valuesOf(table, "side") as string[];
+  const found = (valuesOf(table, "prompt") as string[]).map((prompt, i) => ({ key: `${sides[i]}\n${prompt}`, prompt, side: sides[i] }));
   return [...new Map(found.map((p) => [p.key, p])).values()];
 }
 
 /** The tokens that may come after a prompt at a dose, likeliest first; none where that dose was not measured. */
 export function tokensAt(table: TableTwin, prompt: Prompt, dose: number): Next[] {
-  const [texts, sides, doses] = [column(table, "prompt"), column(table, "side"), column(table, "dose")];
-  const of = (name: string, i: number) => column(table, name)[i];
+  const [texts, sides, doses] = [valuesOf(table, "prompt"), valuesOf(table, "side"), valuesOf(table, "dose")];
+  const of = (name: string, i: number) => valuesOf(table, name)[i];
   const rows = texts.flatMap((t, i) => (t === prompt.prompt && sides[i] === prompt.side && doses[i] === dose ? [i] : []));
   return rows
     .map((i) => ({

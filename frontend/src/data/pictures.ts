@@ -1,6 +1,7 @@
 // Pictures that the page draws of a result beside the one that comes with it, from its own columns.
 
 import { numberText } from "../draw/format";
+import { valuesOf } from "./table";
 import type { CurveData, PictureData, ScatterData, TableTwin } from "./types";
 
 export interface Drawn {
@@ -16,8 +17,7 @@ export interface Bar {
 }
 
 type Numbers = (number | null)[];
-const values = (table: TableTwin, name: string): unknown[] => table.columns.find((c) => c.name === name)?.values ?? [];
-const numbers = (table: TableTwin, name: string): Numbers => values(table, name).map((v) => (typeof v === "number" ? v : null));
+const numbers = (table: TableTwin, name: string): Numbers => valuesOf(table, name).map((v) => (typeof v === "number" ? v : null));
 const taken = (all: Numbers, rows: number[]): Numbers => rows.map((i) => all[i]);
 
 /** What this page draws of a result besides its own picture. */
@@ -44,7 +44,7 @@ function predicted(table: TableTwin): Drawn {
     y_name: "measured",
     x_unit: "logits",
     y_unit: "logits",
-    labels: values(table, "head") as string[],
+    labels: valuesOf(table, "head") as string[],
     groups: null,
     interval: [numbers(table, "low"), numbers(table, "high")],
     diagonal: true,
@@ -57,7 +57,7 @@ function predicted(table: TableTwin): Drawn {
 
 /** Measured change against the predicted one, over the random vectors of equal length. */
 function steered(table: TableTwin): Drawn | null {
-  const [vectors, observables, doses] = [values(table, "vector"), values(table, "observable"), values(table, "dose")];
+  const [vectors, observables, doses] = [valuesOf(table, "vector"), valuesOf(table, "observable"), valuesOf(table, "dose")];
   const of = (vector: string) => vectors.flatMap((v, i) => (v === vector && observables[i] === observables[0] ? [i] : []));
   const own = of("vector");
   if (own.length < 2) return null;
@@ -87,7 +87,7 @@ function steered(table: TableTwin): Drawn | null {
 /** Means with intervals, where a result has one a row that is worth seeing at once: the returns of an agent's arms. */
 export function barsOf(table: TableTwin): { bars: Bar[]; name: string } | null {
   if (table.meta.analysis !== "rollout" || table.key.join() !== "arm") return null;
-  const [names, mean, low, high] = [values(table, "arm"), numbers(table, "return"), numbers(table, "low"), numbers(table, "high")];
+  const [names, mean, low, high] = [valuesOf(table, "arm"), numbers(table, "return"), numbers(table, "low"), numbers(table, "high")];
   const bars = names.map((n, i) => ({ name: String(n), value: mean[i] ?? NaN, low: low[i], high: high[i] })).filter((b) => Number.isFinite(b.value));
   const asked = (table.meta.played_targets as number[] | undefined)?.[0];
   return { bars, name: `return${asked === undefined ? "" : `, ${asked} asked for`}; 95 % interval over episodes` };
@@ -104,7 +104,7 @@ export function placeOfCell(row: string, column: string): string | null {
 
 /** The place that a row of a result is about, where it names one. */
 export function placeOfRow(table: TableTwin, row: number): { site: string; dyad: string } | null {
-  const [head, site, dyad] = ["head", "site", "dyad"].map((n) => values(table, n)[row]);
+  const [head, site, dyad] = ["head", "site", "dyad"].map((n) => valuesOf(table, n)[row]);
   if (typeof site === "string" && /^[LW]/.test(site)) return { site, dyad: typeof dyad === "number" ? String(dyad) : "" };
   if (typeof head === "string" && /^L\d+H\d+$/.test(head)) return { site: `${head}.ov`, dyad: "" };
   return null;

@@ -110,6 +110,8 @@ export interface Overview {
   judged: boolean;
   rule: string;
   glance: TableTwin;
+  /** q below which a direction is said to be near a label. */
+  level: number;
   /** Where to look first: directions, the strongest first. */
   first: TableTwin;
   sites: SiteRecord[];

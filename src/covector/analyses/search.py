@@ -27,6 +27,9 @@ from covector.linalg.scan import scan
 from covector.model.opened import Model
 from covector.render import Column, Scatter, Table
 
+# Columns of the index that a hit is told of: reading all of a hundred thousand rows would take longer than the search.
+SHOWN = ("site", "side", "dyad", "basis", "sigma", "top", "bottom", "noisy")
+
 SIDES = ("read", "write", "query", "key")
 # Maps inside blocks, which a search looks at unless told otherwise: every concept made of tokens lies in the span of
 # the embeddings, so that finding it there says nothing about the network.
@@ -144,7 +147,7 @@ def search(
         found = found.with_scores(order[done], cos[done])
         again[order[done]] = True
         order = _nearest(found, order, top)
-    rows = atlas.rows(found.at[order])
+    rows = atlas.rows(found.at[order], SHOWN)
     p_cov = _p_cov(model, query, rows, found.cos[order], seed)
     return Table(
         columns=_columns(found, order, rows, p_cov, again[order], query.k > 1),

@@ -22,8 +22,9 @@ from covector.io.atlas_parts import Part
 from covector.linalg import chance
 from covector.linalg.chance.bundles import p_svd_in_bundles
 from covector.linalg.change import rank_above_noise
+from covector.linalg.maps import Factored
 from covector.linalg.norms import stream_part
-from covector.linalg.svd import SVD, svd
+from covector.linalg.svd import SVD, svd, svds
 from covector.linalg.topk import poles
 from covector.model.address import Site
 from covector.model.change import ChangeModel
@@ -87,7 +88,7 @@ def together(model: Model, unit: Unit) -> Iterator[tuple[int, tuple[Site, ...]]]
 
 def _arrays(held: Model, model: Model, first: int, sites: tuple[Site, ...], options: Options) -> dict[str, np.ndarray]:
     """What is found of a run of sites, of which the unit has `first` before them."""
-    decomposed = [(site, _svd_at(held, site, options)) for site in sites]
+    decomposed = list(zip(sites, _svds_at(held, sites, options), strict=True))
     sides = [side for i, (site, found) in enumerate(decomposed) for side in _sides(held, i, site, found, options)]
     arrays = {f"site.{name}": values for name, values in _site_arrays(held, decomposed).items()}
     if not sides:  # maps of zeros have no dyads
@@ -128,10 +129,12 @@ def _tables(model: Model, unit: Unit) -> dict[str, np.ndarray]:
     return {name: basis.vectors.T if basis.side == "out" else basis.vectors for name, basis in wanted.items()}
 
 
-def _svd_at(model: Model, site: Site, options: Options) -> SVD:
-    m = model.map(site)
-    thin = site.head is not None
-    return svd(m) if thin else svd(m, options.rank, stream_only=True)
+def _svds_at(model: Model, sites: tuple[Site, ...], options: Options) -> list[SVD]:
+    maps = [model.map(site) for site in sites]
+    heads = [m for m in maps if isinstance(m, Factored)] if sites[0].head is not None else []
+    if len(heads) == len(maps):
+        return svds(heads)
+    return [svd(m) if sites[0].head is not None else svd(m, options.rank, stream_only=True) for m in maps]
 
 
 def _sides(model: Model, index: int, site: Site, found: SVD, options: Options) -> Iterator[Side]:

@@ -76,7 +76,6 @@ def svd(
     opened.hash_ahead()  # beside the imports that follow
 
     from covector.analyses.readout import readout
-    from covector.cli.grid import show_grid
     from covector.cli.output import emit, write
 
     options = {"score": score, "without": tuple(without or ()), "exact": exact, "draws": draws, "seed": seed}
@@ -94,6 +93,8 @@ def svd(
         kept = tuple(c for c in table.columns if c.name not in ("zeta", "means"))
         emit(dataclasses.replace(table, columns=kept), as_json=False, out=None, plot=None, quiet=quiet, seconds=seconds)
     elif grid and not json:
+        from covector.cli.grid import show_grid
+
         show_grid(table, seconds)
         write(table, out=out, plot=plot)
     else:

@@ -14,7 +14,7 @@ whatever order their columns come; without pivots a shuffled graded factor loses
 Source: Drmač 1998; Drmač and Veselić 2008 for gejsv; measured in tests/linalg/test_svd_accuracy.py.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ import numpy as np
 from scipy.linalg import get_lapack_funcs
 from scipy.linalg import qr as householder_qr
 
-from covector.axes import Float
+from covector.axes import Bool, Float
 from covector.linalg.dyads import BACKWARD_ERROR, EPS, RELATIVE_ACCURACY, Dyads, is_absolute, numerical_rank
 
 _cholesky, _invert_triangle, _jacobi = get_lapack_funcs(("potrf", "trtri", "gejsv"), dtype=np.float64)
@@ -44,6 +44,10 @@ class Measured:
     reach: tuple[Float[np.ndarray, " r"], Float[np.ndarray, " r"]]
 
 
+# Factors of one product; memory for the vectors, U and Vh, of several products of one shape.
+Pair = tuple[Float[np.ndarray, "n r"], Float[np.ndarray, "r m"]]
+Room = tuple[Float[np.ndarray, "h n r"], Float[np.ndarray, "h r m"]]
+
 # What makes the sign of each dyad canonical: from the written directions, 1 or -1 for each.
 Signs = Callable[[Float[np.ndarray, "r m"]], Float[np.ndarray, " r"]]
 
@@ -63,74 +67,135 @@ def by_gram(
 ) -> tuple[Dyads, Measured] | None:
     """The fast route; None where a factor is wide, not finite or too ill-conditioned, or the tail needs more digits.
 
-    Both vectors of a dyad are multiplied by what `signs` says of Vh; without it signs are as they fall. Each factor and
-    each result is used as soon as it is there, while it is in a core's own cache.
+    Both vectors of a dyad are multiplied by what `signs` says of Vh; without it signs are as they fall.
     """
-    if not 0 < A.shape[1] <= min(A.shape[0], B.shape[1]):
-        return None
-    a = np.asarray(A, dtype=np.float64)
+    return by_grams([(A, B)], signs)[0]
+
+
+def by_grams(
+    pairs: Sequence[Pair], signs: Signs | None = None, room: Room | None = None
+) -> list[tuple[Dyads, Measured] | None]:
+    """`by_gram` of several pairs of factors, of one shape and one order in memory (`is_turned`), each to the last bit.
+
+    What is small is done for all pairs in one call, which spares a quarter of the time at r = 64. `signs` is shown the
+    rows of all pairs, one pair's after another's, also of those that come back as None. Vectors are put in `room` where
+    that is given. Each factor and each result is used as soon as it is there, while it is in a core's own cache.
+    """
+    (n, r), m = pairs[0][0].shape, pairs[0][1].shape[1]
+    if not 0 < r <= min(n, m):
+        return [None] * len(pairs)
     with np.errstate(all="ignore"):
-        left = _gram_factor(a.T @ a)
-    if left is None:
-        return None
-    b = np.asarray(B, dtype=np.float64)
-    with np.errstate(all="ignore"):
-        right = _gram_factor(b @ b.T)
-    if right is None:
-        return None
-    core = (left.lower.T * (left.scale * right.scale)) @ right.lower
+        a = _stacked([A for A, _ in pairs])
+        left = _gram_factors(a.mT @ a)
+        b = _stacked([B for _, B in pairs])
+        right = _gram_factors(b @ b.mT)
+        cores = (left.lower.mT * (left.scale * right.scale)[:, None]) @ right.lower
+        good = left.good & right.good
+        cores[~good] = 0.0
+        left_small, S, right_small = _svd_of_each(cores)
+        # The r x r SVD sees its own largest entries only. A tail that it cannot see may still be in the factors.
+        for i, size in enumerate(left.spectral * right.spectral):
+            good[i] &= not is_absolute(S[i], size).any()
+        if not good.any():
+            return [None] * len(pairs)
+        into_left = (left.inverse.mT @ left_small) / left.scale[:, :, None]
+        into_right = (right_small @ right.inverse) / right.scale[:, None]
+        U, Vh = room or (np.empty((len(pairs), n, r)), np.empty((len(pairs), r, m)))
+        np.matmul(into_right, b, out=Vh)
+        if signs is not None:
+            chosen = signs(Vh.reshape(-1, m)).reshape(S.shape)
+            np.multiply(Vh, chosen[:, :, None], out=Vh)
+            into_left *= chosen[:, None]
+        np.matmul(a, into_left, out=U)
+        # u = A·w and M·v = σ·u, so B·v = σ·w, A having full rank; the same on the other side.
+        reach = (S * np.linalg.norm(into_right, axis=2), S * np.linalg.norm(into_left, axis=1))
+    return [
+        (
+            Dyads(U[i], S[i], Vh[i], np.zeros(r, bool), np.zeros(0), 0, "product: Gram and Cholesky"),
+            Measured(left.norms(i), right.norms(i), (reach[0][i], reach[1][i])),
+        )
+        if good[i]
+        else None
+        for i in range(len(pairs))
+    ]
+
+
+def is_turned(a: np.ndarray) -> bool:
+    """Whether the columns of a matrix, not its rows, lie together in memory, as in the transpose of a table of rows."""
+    return a.strides[0] < a.strides[1]
+
+
+def _stacked(factors: Sequence[np.ndarray]) -> Float[np.ndarray, "h n r"]:
+    """Factors in float64, one after the other, in the order in memory that they have."""
+    if len(factors) == 1:
+        one = np.asarray(factors[0], dtype=np.float64)
+        return (one if min(one.strides) == one.itemsize else np.ascontiguousarray(one))[None]
+    rows, columns = factors[0].shape
+    turned = is_turned(factors[0])
+    room = np.empty((len(factors), columns, rows) if turned else (len(factors), rows, columns))
+    out = room.mT if turned else room
+    for into, factor in zip(out, factors, strict=True):
+        into[...] = factor
+    return out
+
+
+def _svd_of_each(cores: Float[np.ndarray, "h r r"]) -> tuple[np.ndarray, Float[np.ndarray, "h r"], np.ndarray]:
+    """SVD of every core; gains of zero where it did not converge."""
     try:
-        left_small, S, right_small = np.linalg.svd(core)  # SciPy's would keep other threads waiting meanwhile
+        return np.linalg.svd(cores)  # SciPy's would keep other threads waiting meanwhile
     except np.linalg.LinAlgError:
-        return None
-    # The r x r SVD sees its own largest entries only. A tail below its accuracy may still be in the factors: ask there.
-    if is_absolute(S, left.spectral * right.spectral).any():
-        return None
-    into_left = (left.inverse.T @ left_small) / left.scale[:, None]
-    into_right = (right_small @ right.inverse) / right.scale
-    Vh = into_right @ b
-    if signs is not None:
-        chosen = signs(Vh)
-        np.multiply(Vh, chosen[:, None], out=Vh)
-        into_left *= chosen
-    U = a @ into_left
-    # u = A·w and M·v = σ·u, so B·v = σ·w, A having full rank; the same on the other side.
-    reach = (S * np.linalg.norm(into_right, axis=1), S * np.linalg.norm(into_left, axis=0))
-    dyads = Dyads(U, S, Vh, np.zeros(S.size, bool), np.zeros(0), 0, "product: Gram and Cholesky")
-    return dyads, Measured((left.frobenius, left.spectral), (right.frobenius, right.spectral), reach)
+        if len(cores) == 1:
+            return cores, np.zeros(cores.shape[:2]), cores
+    each = [_svd_of_each(cores[i : i + 1]) for i in range(len(cores))]
+    U, S, Vh = (np.concatenate(parts) for parts in zip(*each, strict=True))
+    return U, S, Vh
 
 
 @dataclass(frozen=True, eq=False)
-class _GramFactor:
-    """``G = D·L·Lᵀ·D`` with unit rows of L: the Cholesky factor of a Gram whose columns were scaled to length one."""
+class _GramFactors:
+    """``G = D·L·Lᵀ·D`` with unit rows of L: Cholesky factors of Grams whose columns were scaled to length one.
 
-    scale: Float[np.ndarray, " r"]
-    lower: Float[np.ndarray, "r r"]
-    inverse: Float[np.ndarray, "r r"]
-    frobenius: float
-    spectral: float
+    `good` says of which of them that can be trusted; those of the others are not defined.
+    """
+
+    good: Bool[np.ndarray, " h"]
+    scale: Float[np.ndarray, "h r"]
+    lower: Float[np.ndarray, "h r r"]
+    inverse: Float[np.ndarray, "h r r"]
+    frobenius: Float[np.ndarray, " h"]
+    spectral: Float[np.ndarray, " h"]
+
+    def norms(self, i: int) -> tuple[float, float]:
+        """(Frobenius, spectral) norms of one factor."""
+        return float(self.frobenius[i]), float(self.spectral[i])
 
 
-def _gram_factor(gram: np.ndarray) -> _GramFactor | None:
-    """Cholesky of the scaled Gram, or None where the guard says that it cannot be trusted."""
-    squares = np.diagonal(gram)
-    trace = float(squares.sum())
-    if not (squares.min() > SAFE_SQUARES[0] and trace < SAFE_SQUARES[1]):
-        return None
+def _gram_factors(grams: Float[np.ndarray, "h r r"]) -> _GramFactors:
+    """Cholesky of the scaled Grams, and where the guard says that it cannot be trusted."""
+    squares = np.diagonal(grams, axis1=1, axis2=2)
+    trace = squares.sum(axis=1)
+    good = (squares.min(axis=1) > SAFE_SQUARES[0]) & (trace < SAFE_SQUARES[1])
     scale = np.sqrt(squares)
-    lower, failed = _cholesky(gram / (scale * scale[:, None]), lower=1, clean=1)
-    if failed:
-        return None
-    inverse, failed = _invert_triangle(lower, lower=1)
+    scaled = grams / (scale[:, :, None] * scale[:, None])
+    lower, inverse = np.zeros(grams.shape).mT, np.zeros(grams.shape).mT  # columns together, as LAPACK has them
+    for i in np.flatnonzero(good):
+        lower[i], failed = _cholesky(scaled[i], lower=1, clean=1)
+        if not failed:
+            inverse[i], failed = _invert_triangle(lower[i], lower=1)
+        good[i] = not failed
     # κ_F = ‖L‖_F‖L⁻¹‖_F bounds κ₂ from above; ‖L‖_F² = r since its rows have length one.
-    if failed or len(scale) * float(np.vdot(inverse.T, inverse.T)) * EPS > GUARD:
-        return None
+    good &= grams.shape[1] * _squares(inverse.mT) * EPS <= GUARD
     # ‖G⁴‖_F^(1/4) >= ‖G‖₂ and at most r^(1/8) above it: a spectral norm for two small products instead of an SVD.
-    power = gram / trace
-    power = power @ power
-    power = power @ power
-    spectral = np.sqrt(trace * np.linalg.norm(power) ** 0.25)
-    return _GramFactor(scale, lower, inverse, float(np.sqrt(trace)), float(spectral))
+    powers = grams / trace[:, None, None]
+    powers = powers @ powers
+    powers = powers @ powers
+    return _GramFactors(good, scale, lower, inverse, np.sqrt(trace), np.sqrt(trace * _squares(powers) ** 0.125))
+
+
+def _squares(matrices: Float[np.ndarray, "h r r"]) -> Float[np.ndarray, " h"]:
+    """Squared Frobenius norm of every matrix."""
+    flat = matrices.reshape(len(matrices), -1)
+    return np.vecdot(flat, flat)
 
 
 def by_jacobi(A: Float[np.ndarray, "n r"], B: Float[np.ndarray, "r m"]) -> tuple[Dyads, Measured]:

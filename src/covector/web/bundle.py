@@ -70,6 +70,7 @@ class Bundle:
             "judged": bool(seen.meta["judged"]),
             "rule": rule_text(),
             "glance": table_data(seen),
+            "level": seen.meta["level"],
             "first": table_data(look_first(self.atlas)),
             "sites": [_place(r) for r in self.atlas.sized_sites],
         }
