@@ -12,13 +12,17 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 ONE := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 WORKERS ?= 2
 
-.PHONY: demo test lint types bench bench-quick docs identities frontend pictures clean setup-core setup-all
+.PHONY: demo test test-slow lint types bench bench-quick docs identities frontend pictures clean setup-core setup-all
 
 demo: setup-core
 	@$(BIN)/python examples/demo.py
 
+# A quarter of an hour on two quiet cores; what takes longest one by one is left to `make test-slow`, which CI runs too.
 test: setup-all lint types
-	$(ONE) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(ONE) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
+
+test-slow: setup-all
+	$(ONE) $(BIN)/python -m pytest -n $(WORKERS) --dist load -m slow
 
 lint: setup-all
 	$(BIN)/ruff check .

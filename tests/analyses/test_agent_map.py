@@ -140,6 +140,7 @@ def test_cells_are_those_of_dense_algebra_on_every_side() -> None:
             assert row["direct"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.identity("SV-30")
 def test_one_random_agent_in_twenty_has_a_cell_beyond_the_level_or_a_q_below_it() -> None:
     beyond, discovered, agents = 0, 0, 100

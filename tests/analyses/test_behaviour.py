@@ -33,6 +33,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[Experiment, Table]
     return x, behaviour_table(x)
 
 
+@pytest.mark.slow
 def test_the_planted_dyad_scores_and_harms_most(played: tuple[Experiment, Table]) -> None:
     _, table = played
     assert (table["site"][0], int(table["dyad"][0])) == (PLANTED_SITE, PLANTED_DYAD)

@@ -95,7 +95,7 @@ def test_a_wrong_name_is_refused_with_those_that_there_are(
 def test_called_directions_are_looked_at_first_then_the_strongest_two_of_a_place(
     atlas: covector.Atlas, rows: list[Row]
 ) -> None:
-    near = [i for i, r in enumerate(rows) if r["q_dir"] < 0.05]
+    near = [i for i, r in enumerate(rows) if r["q_dir"] < 0.05 and r["layer"] is not None]
     ranked = sorted(near, key=lambda i: (not rows[i]["interpretable"], -abs(rows[i]["zeta"])))
     expected: list[int] = []
     for i in ranked:
@@ -127,4 +127,4 @@ def test_where_nothing_is_near_nothing_is_named(atlas: covector.Atlas, monkeypat
     monkeypatch.setitem(opened._read, "q_dir", np.ones(len(opened)))
     table = covector.look_first(opened)
     assert len(table) == 0
-    assert table.says.startswith("No direction is nearer")
+    assert table.says.startswith("No direction inside a layer is nearer")

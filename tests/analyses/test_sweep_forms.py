@@ -117,6 +117,7 @@ def matrix_of(model: Model, concepts: list[list[int]], draws: int = 200):
                           names=[str(c) for c in concepts], sites=("L0H0.ov",), draws=draws)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_concepts_without_a_common_direction_do_not_cross() -> None:
     table = matrix_of(plants(), [[10, 11], [40, 41], [70, 71]])
     for row in table.rows:
@@ -130,6 +131,7 @@ def test_concepts_without_a_common_direction_do_not_cross() -> None:
     assert table.meta["off_diagonal"] < 1e-9
 
 
+@pytest.mark.slow
 def test_concepts_with_a_common_direction_cross_beyond_random_sets() -> None:
     """They share one of two dyads: half of the metric goes along, more than random sets take but in 4 of 120."""
     table = matrix_of(plants(), [[10, 11], [11, 12], [70, 71]])

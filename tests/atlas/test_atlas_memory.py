@@ -405,6 +405,7 @@ def test_each_stored_tensor_is_read_once_and_in_the_order_of_the_file(tmp_path, 
     assert begun == sorted(begun)
 
 
+@pytest.mark.slow
 def test_arrays_of_one_unit_are_not_kept_for_the_next(tmp_path, monkeypatch):
     """Memory is that of the units under way: what a unit held is gone when the next begins."""
     import gc

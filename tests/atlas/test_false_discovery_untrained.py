@@ -16,6 +16,8 @@ from covector.arch.toy import random_model
 from covector.model.weights import ArrayWeights
 from known_truths import LEVEL, atlas_of
 
+pytestmark = pytest.mark.slow
+
 MODELS, D, N_VOCAB, LAYERS = 12, 48, 150, 3
 # How many times its largest random gain a planted dyad has.
 DOMINANT = 3.0

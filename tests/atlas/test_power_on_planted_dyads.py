@@ -17,6 +17,8 @@ from covector.analyses.query import vector_query
 from covector.analyses.search import score
 from known_truths import D_HEAD, D_MLP, MEMBERS, N_VOCAB, WORLD, World, atlas_of, planted_model, recovered
 
+pytestmark = pytest.mark.slow
+
 SEEDS, STRENGTHS = (0, 1), (0.0, 0.25, 0.5, 0.75, 4.0)
 PLANTS = 4 * WORLD.layers
 DIRECTIONS = WORLD.layers * (2 * D_HEAD + 2 * WORLD.d)

@@ -50,6 +50,7 @@ def test_edits_are_named_or_are_their_own_name(lamp, capsys):
     assert table["meta"]["sham_is_clean"]
 
 
+@pytest.mark.slow
 def test_several_targets_are_rows_and_their_calibration_another_table(lamp, capsys):
     asked = ("--target", "1,0,-1", "--arm", f"{PLANTED_SITE}:1*0", "--controls", "2", "--control-episodes", "2")
     table = said(capsys, *lamp, *asked)
@@ -142,6 +143,7 @@ def test_a_model_that_is_no_agent_is_refused_with_what_to_supply(capsys):
     assert "known by name: edbeeching/decision-transformer-gym-hopper-expert" in err
 
 
+@pytest.mark.slow
 def test_a_hopper_shaped_agent_runs_in_mujoco_with_the_shipped_statistics(tmp_path, capsys):
     """Whoever has the published weights changes the name alone."""
     pytest.importorskip("mujoco")

@@ -62,6 +62,7 @@ def enumerated(request: pytest.FixtureRequest) -> tuple[Truth, dict[str, float]]
     return small, support(small, seed=5, count=20_000 if request.param else 60_000)
 
 
+@pytest.mark.slow
 def test_the_probabilities_of_all_documents_of_a_small_grammar_sum_to_one(enumerated: tuple) -> None:
     _, found = enumerated
     assert math.fsum(math.exp(x) for x in found.values()) == pytest.approx(1.0, abs=1e-9)

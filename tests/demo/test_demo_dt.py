@@ -145,6 +145,7 @@ def test_state_numbers_that_are_never_lit_have_no_embedding(figures: dict) -> No
     assert lengths[49 * 5 : 49 * 6].max() > 0.0  # keys it has
 
 
+@pytest.mark.slow
 def test_half_a_minute_of_training_makes_a_better_player_than_chance(tmp_path: Path) -> None:
     arguments = Namespace(env="MiniGrid-Empty-Random-5x5-v0", expert="covector.demo.experts:to_goal", out=tmp_path,
                           trajectories=150, steps=60, episodes=30)  # fmt: skip

@@ -248,6 +248,7 @@ def test_on_other_weights_everything_is_measured_and_nothing_compared() -> None:
     assert all(any(w in why for w in ("not told", "dyads", "sign change", "package")) for why in missing)
 
 
+@pytest.mark.slow
 def test_defects_named_are_repeated_for_the_numbers_that_they_changed() -> None:
     plain, repeated = (
         replicate_obprop(model(), sections=("2.3",), defects=d) for d in (frozenset(), frozenset({"B2"}))
@@ -277,6 +278,7 @@ def small_random(seed: int) -> Model:
     return Model("small", weights, weights, labels={"token": labels}, vocabulary=PromptWords(labels))
 
 
+@pytest.mark.slow
 def test_on_random_weights_claims_hold_no_more_often_than_chance_lets_them() -> None:
     """Four claims at 1.25 % on ten models: 0.5 expected, four or more with probability 2e-3."""
     verdicts = [v for seed in range(10) for v in replicate_claims(small_random(seed), draws=200, seed=seed)["verdict"]]

@@ -159,6 +159,7 @@ def test_without_values_a_shift_of_all_scores_cannot_be_seen():
     assert all(r["values"] is None for r in table.rows)
 
 
+@pytest.mark.slow
 def test_lists_of_another_model_are_nobodys():
     other, hits = opened(seed=5), 0
     recipe = RAW

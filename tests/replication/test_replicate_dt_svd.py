@@ -27,6 +27,8 @@ from covector.rollouts import experiment
 from covector.study.edit import Edit
 from little_worlds import agent_values, planted_agent, random_agent
 
+pytestmark = pytest.mark.slow
+
 LAYOUTS = Path(__file__).parents[1] / "layouts"
 DRAWS = 400
 

@@ -62,16 +62,20 @@ def test_a_model_that_cannot_be_opened_says_so_on_every_view(
 
 
 def result(view: str, model: str, says: str, bound: str = "") -> dict:
-    return {"view": view, "result": {"says": says, "not_says": bound, "title": "T", "meta": {"model": model}}}
+    return {
+        "view": view,
+        "result": {"says": says, "not_says": bound, "title": "T", "meta": {"model": model, "analysis": "edit_effect"}},
+    }
 
 
 def test_a_report_says_what_it_keeps_and_names_results_of_other_models() -> None:
     told = kept([result("edits", "demo-lm", "First."), result("edits", "x/other", "Second.")], "demo-lm")
-    assert told["edits"][0] == "First. Below it stands one more result."
+    assert told["edits"][0] == "2 results are kept here: edit_effect."
     assert "1 of these results are of another model (x/other)" in told["edits"][1]
     assert told["agents"] == (
         "This report keeps no result of this kind.",
         "A report computes nothing: it holds what commands wrote with --out when it was made.",
     )
     own = kept([result("results", "/home/of/somebody/demo-lm", "Says.", "Bound.")], "demo-lm")
-    assert own["results"] == ("Says.", "Bound.")
+    assert own["results"][0] == "1 result is kept here: edit_effect."
+    assert "another model" not in own["results"][1]

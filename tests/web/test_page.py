@@ -117,11 +117,16 @@ def test_a_search_in_the_lists_finds_every_direction_that_lists_the_word(address
 def test_a_filtered_list_is_what_its_command_and_its_python_line_give(
     address: str, demo_atlas: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    n = len(
+        covector.directions(
+            demo_atlas, kinds=["ov", "mlp.out"], side="write", site="l*h", layers=(1, 3), most_q=0.2, labels="ea"
+        )
+    )
     asked = "q=0.2&side=write&kinds=ov,mlp.out&from=1&to=3&words=ea&sort=sigma&order=up&site=l*h"
     with opened() as watched:
         watched.page.goto(f"{address}#/directions?{asked}")
-        region = watched.page.get_by_role("region", name=re.compile(r"^Directions, \d+ rows"))
-        n = int(str(region.get_attribute("aria-label")).split()[1])
+        region = watched.page.get_by_role("region", name=re.compile(f"^Directions, {n} rows"))
+        region.wait_for()  # the lists of labels come after the first drawing
         places = region.locator("tbody tr[data-row] td:first-child").all_inner_texts()
         command, python = watched.page.locator(".words code").all_inner_texts()
         watched.quiet()
@@ -132,6 +137,17 @@ def test_a_filtered_list_is_what_its_command_and_its_python_line_give(
     assert [r["place"] for r in eval(python, {"covector": covector}).rows] == [r["place"] for r in rows]
 
 
+@pytest.mark.parametrize("odd", ["row=-5", "row=abc", "row=1.5", "q=abc&side=x&flag=y&from=-1&sort=z&x=w"])
+def test_a_link_that_says_what_is_not_there_is_as_if_it_did_not(address: str, odd: str, demo_atlas: Path) -> None:
+    with opened() as watched:
+        watched.page.goto(f"{address}#/directions?{odd}")
+        region = watched.page.get_by_role("region", name=re.compile(r"^Directions, \d+ rows"))
+        n = int(str(region.get_attribute("aria-label")).split()[1])
+        assert n == len(covector.open_atlas(demo_atlas))
+        assert watched.page.locator(".words code").first.inner_text() == f"covector directions {demo_atlas}"
+        watched.quiet()
+
+
 @pytest.mark.parametrize("view", ["Observables", "Edits", "Steering"])
 def test_a_view_of_questions_opens_with_what_it_can_say_of_this_model_and_the_words_to_type(
     address: str, view: str, demo_atlas: Path
@@ -140,12 +156,13 @@ def test_a_view_of_questions_opens_with_what_it_can_say_of_this_model_and_the_wo
     with opened() as watched:
         visit(watched, address, view)
         words = watched.page.locator(".words").first
-        words.locator("code").first.wait_for()
+        words.wait_for()
         assert says in words.inner_text()
         assert bound in words.inner_text()
         assert "demo-lm" in says
-        typed = words.locator("code").first
-        assert typed.inner_text().startswith("covector ")
+        same = watched.page.get_by_role("list", name="The same elsewhere").first
+        same.wait_for()
+        assert same.locator("code").first.inner_text().startswith("covector ")
         field = watched.page.get_by_role("textbox").first
         field.fill("' aunt' - ' uncle'")
         watched.page.get_by_text(re.compile("^covector .*' aunt' - ' uncle'")).first.wait_for()

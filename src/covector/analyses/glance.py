@@ -124,12 +124,15 @@ def _says(
     compared = int(np.isfinite(expected).sum())
     if not compared:
         return "No direction of this atlas was compared with a basis."
-    least = np.argsort(expected, kind="stable")[: min(3, compared)]  # NaN, places with nothing to compare, come last
+    # A table of the basis' own vectors is near them by construction, for random weights too: those are not named.
+    inside = np.array([r["layer"] is not None for r in records])
+    ranked = np.where(inside, expected, np.inf) if np.isfinite(expected[inside]).any() else expected
+    least = np.argsort(ranked, kind="stable")[: min(3, int(np.isfinite(ranked).sum()))]  # NaN and ∞ come last
     named = ", ".join(f"{records[i]['site']} (p {number_text(min(float(expected[i]) * compared, 1.0))})" for i in least)
     return (
         f"{int(np.sum(q < LEVEL)):,} of {int(n.sum()):,} directions lie closer to a label of their basis than chance "
-        f"(q < .05: 5 % of them may be chance). The places with the least likely directions: {named}; each p counts "
-        f"all {compared} places."
+        f"(q < .05: 5 % of them may be chance). The places in layers with the least likely directions: {named}; "
+        f"each p counts all {compared} places."
     )
 
 

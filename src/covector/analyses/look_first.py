@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from covector.analyses.directions import LEVEL, direction_columns
-from covector.axes import Int
+from covector.axes import Bool, Float, Int
 from covector.io.atlas import Atlas
 from covector.render import Column, Table
 
@@ -19,19 +19,23 @@ OF_ONE_PLACE = 2
 def look_first(source: Atlas | str | Path, top: int = 9) -> Table:
     """At most `top` directions with q < .05 over the whole atlas: those called interpretable first, then by |ζ|.
 
-    At most two of one place. ``pole``: the one whose list was judged where one was called, else the nearest label's;
-    ``labels`` are of that pole. ``row``: the row of the index. An atlas built without scores calls nothing.
+    Of places inside layers, at most two of one: an embedding's directions are near its own rows for random weights
+    too. ``pole``: the one whose list was judged where one was called, else the nearest label's; ``labels`` are of that
+    pole. ``row``: the row of the index. An atlas built without scores calls nothing.
     `source`: an atlas, or its folder. Raises CorruptAtlas.
     """
     atlas = source if isinstance(source, Atlas) else Atlas(source)
     judged = "interpretable" in atlas.names
     given = atlas.columns("zeta", "q_dir", *(("interpretable", "score_pole") if judged else ()))
     called = given["interpretable"].astype(bool) if judged else np.zeros(len(atlas), dtype=bool)
-    rows = _chosen(atlas, given["zeta"], given["q_dir"], called, top)
+    inside = np.array([r["layer"] is not None for r in atlas.sites])[atlas.places]
+    with np.errstate(invalid="ignore"):
+        near = inside & (given["q_dir"] < LEVEL)
+    rows = _chosen(atlas.places, near, given["zeta"], called, top)
     sign = np.where(called, given["score_pole"], given["zeta"])[rows] if judged else given["zeta"][rows]
     columns = {c.name: c for c in direction_columns(atlas, rows)}
     lists = zip(columns["plus"].values, columns["minus"].values, sign, strict=True)
-    found, meta = int((given["q_dir"] < LEVEL).sum()), atlas.manifest["meta"]
+    found, meta = int(near.sum()), atlas.manifest["meta"]
     return Table(
         columns=[
             *(columns[n] for n in ("place", "side", "zeta", "label", "q_dir")),
@@ -41,29 +45,35 @@ def look_first(source: Atlas | str | Path, top: int = 9) -> Table:
             Column("row", rows.astype(np.float64), digits=0, about="of the index"),
         ],
         meta={**meta, "analysis": "look_first", "judged": judged, "level": LEVEL},
-        title=f"Where to look first · {meta['model']} · {len(rows)} of {found:,} directions with q < .05",
-        says=_says(int(called.sum()), judged, len(rows)),
+        title=f"Where to look first · {meta['model']} · {len(rows)} of {found:,} directions of layers with q < .05",
+        says=_says(int((called & near).sum()), int(called[rows].sum()), judged, len(rows)),
         not_says="The strongest of many: q is of the whole atlas, ζ alone is not. A direction near a label need not be "
         "used by the model.",
         key=("place", "side"),
     )
 
 
-def _says(called: int, judged: bool, n: int) -> str:
+def _says(called: int, named: int, judged: bool, n: int) -> str:
     if not n:
-        return "No direction is nearer to a label than chance (q < .05 over the whole atlas)."
+        return "No direction inside a layer is nearer to a label than chance (q < .05 over the whole atlas)."
     if called:
-        are = "direction is" if called == 1 else "directions are"
-        return f"{called:,} {are} called interpretable by the rule: first these, then those nearest to a label."
+        are = "is" if called == 1 else "are"
+        first = f"{called:,} of these {are} called interpretable by the rule, {named} of them {are} named first"
+        return f"Directions inside layers, at most {OF_ONE_PLACE} of a place: {first}; then those nearest to a label."
     rule = "no direction is called interpretable by the rule" if judged else "the atlas was built without scores"
-    return f"The directions nearest to a label, at most {OF_ONE_PLACE} of a place; {rule}."
+    return f"The directions inside layers nearest to a label, at most {OF_ONE_PLACE} of a place; {rule}."
 
 
-def _chosen(atlas: Atlas, zeta: np.ndarray, q: np.ndarray, called: np.ndarray, top: int) -> Int[np.ndarray, " n"]:
-    with np.errstate(invalid="ignore"):
-        near = np.flatnonzero(q < LEVEL)
-    order = near[np.lexsort((-np.abs(zeta[near]), ~called[near]))]
-    place, seen, kept = atlas.places, dict[int, int](), list[int]()
+def _chosen(
+    place: Int[np.ndarray, " n"],
+    near: Bool[np.ndarray, " n"],
+    zeta: Float[np.ndarray, " n"],
+    called: Bool[np.ndarray, " n"],
+    top: int,
+) -> Int[np.ndarray, " m"]:
+    among = np.flatnonzero(near)
+    order = among[np.lexsort((-np.abs(zeta[among]), ~called[among]))]
+    seen, kept = dict[int, int](), list[int]()
     for i in order:
         at = int(place[i])
         if seen.get(at, 0) < OF_ONE_PLACE and len(kept) < top:

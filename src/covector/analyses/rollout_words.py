@@ -10,6 +10,8 @@ from covector.linalg.trials.calibration import Calibration
 Words = tuple[str, str, str, str]
 # With fewer controls no rank reaches .05.
 FEWEST = 19
+# A change of the return is beyond chance below this p.
+LEVEL = 0.05
 # Looks of --stop where --looks is not given.
 LOOKS = 5
 
@@ -25,7 +27,7 @@ def said_by_arm(x: Experiment, rows: Sequence[Mapping[str, Any]]) -> Words:
     text = f"Unchanged it returns {clean['return']:.3f} ({clean['low']:.3f} to {clean['high']:.3f})"
     text += "." if clean["success"] != clean["success"] else f" and succeeds in {clean['success']:.0%} of episodes."
     for row in edits[:3]:
-        text += " " + _of_edit(x, row)
+        text += " " + of_edit(row, len(x.names(row["arm"], "random")))
     if x.stopping:
         text += said_of_stops(x.stopping, x.stops)
     if not x.sham_is_clean:
@@ -45,17 +47,19 @@ def said_by_arm(x: Experiment, rows: Sequence[Mapping[str, Any]]) -> Words:
     return _title(x, most or f"{x.options.episodes} episodes per arm"), text, no, _next(x)
 
 
-def _of_edit(x: Experiment, row: Mapping[str, Any]) -> str:
+def of_edit(row: Mapping[str, Any], count: int) -> str:
+    """How an edit moves the return, and whether that is more than `count` random changes of equal output do."""
     moved = f"'{row['arm']}' changes the return by {row['change']:+.3f} ({row['change_low']:+.3f} to "
     moved += f"{row['change_high']:+.3f}, p {row['p']:.2g})"
     worse = row.get("worse")
     if worse is None:
         return moved + "."
-    count = len(x.names(row["arm"], "random"))
     verb = "less than" if row["p_random"] > 0.5 else "as much as" if row["p_random"] > 0.05 else "more than"
     share = f"{worse:.0%} of {count} random changes of equal output lower it as much"
     if count < FEWEST and worse < 0.5:
         return f"{moved}; {share}: too few to tell (rank p {row['p_random']:.2g}; --controls {FEWEST} or more)."
+    if verb == "more than" and not row["p"] < LEVEL:  # the worst of all that do next to nothing
+        return f"{moved}; {share} (rank p {row['p_random']:.2g}), but the change itself is within chance."
     return f"{moved}; {share}, so it harms {verb} chance edits do (rank p {row['p_random']:.2g})."
 
 

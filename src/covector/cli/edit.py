@@ -240,7 +240,7 @@ def measured(setup: "Setup", by: str, out: Path | None, quiet: bool) -> "Table":
     made = {"effect": table_of, "prompt": by_prompt, "dyad": by_dyad, "control": by_control}
     if out is not None and setup.observables:
         for other in (of for name, of in made.items() if name != by):
-            save(other(effects), out)
+            save(dataclasses.replace(other(effects), next=""), out)  # the main result has the next command
     return made[by](effects)
 
 

@@ -52,9 +52,8 @@ def kept(entries: Sequence[Mapping[str, Any]], model: str) -> dict[str, Sentence
 def _kept(results: Sequence[Mapping[str, Any]]) -> str:
     if not results:
         return "This report keeps no result of this kind."
-    first, others = str(results[0]["says"] or results[0]["title"]), len(results) - 1
-    more = f" Below it {'stands one more result' if others == 1 else f'stand {others} more results'}." if others else ""
-    return f"{first}{more}"
+    told = ", ".join(dict.fromkeys(str(r["meta"].get("analysis", "result")) for r in results))
+    return f"{len(results)} {'result is' if len(results) == 1 else 'results are'} kept here: {told}."
 
 
 def _of_which(results: Sequence[Mapping[str, Any]], model: str) -> str:
@@ -62,11 +61,9 @@ def _of_which(results: Sequence[Mapping[str, Any]], model: str) -> str:
         return "A report computes nothing: it holds what commands wrote with --out when it was made."
     named = Counter(str(r["meta"].get("model", "")) for r in results)
     strange = [name for name in named if name and name.rstrip("/").rpartition("/")[2] != model.rpartition("/")[2]]
-    bound = str(results[0]["not_says"])
+    bound = "Nothing is computed again: each result names the model and frame that it read."
     note = f" {sum(named[n] for n in strange)} of these results are of another model ({', '.join(strange[:3])})."
-    return (bound or "Nothing is computed again: each result names the model and frame that it read.") + (
-        note if strange else ""
-    )
+    return bound + (note if strange else "")
 
 
 def _observables(model: Model, fit: Fit) -> str:

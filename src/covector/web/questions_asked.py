@@ -65,6 +65,11 @@ def _locate(given: Literals) -> str:
     return f"covector.{function}(model, {given['basis']}{more})"
 
 
+def _couple(given: Literals) -> str:
+    more = "" if given["others"] == "[]" else f", *{given['others']}"
+    return f"covector.couple(model, {given['task']}, {given['second']}{more})"
+
+
 def _rollout(given: Literals) -> str:
     arms = f"named_arms({given['arm']})"
     targets = f", targets=tuple({given['target']})" if given["target"] != "[]" else ""
@@ -109,7 +114,7 @@ QUESTIONS = (
             Field("second", "Second observable", needed=True, default="' her' - ' his'"),
             Field("others", "More observables", "lines", about="one a line; every pair is compared"),
         ),
-        _line("covector.couple(model, {task}, {second}, *{others})"), ("heads", "labels"),
+        _couple, ("heads", "labels"),
     ),
     Question(
         "edit", "edits", "Edit", "Change directions: what comes next, what was predicted and measured, side effects.",

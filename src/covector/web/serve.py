@@ -1,6 +1,7 @@
 """Serve the page on this machine alone: a free port, a fresh token, the browser opened, Ctrl-C ends it cleanly."""
 
 import atexit
+import os
 import secrets
 import signal
 import socket
@@ -26,6 +27,8 @@ def serve(
     shown: Shown, *, port: int = ANY, browser: bool = True, say: Callable[[str], object] = sys.stderr.write
 ) -> None:
     """Serve until interrupted. `say` gets the address (a line). Raises OSError where the port is taken."""
+    if not shown.is_model:  # an atlas may be a stranger's: nothing is fetched for the name that it gives
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
     with socket.create_server((HOST, port)) as listening:
         number = listening.getsockname()[1]
         token = secrets.token_urlsafe(24)

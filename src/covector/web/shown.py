@@ -9,7 +9,7 @@ from typing import Any
 from covector.analyses.compare_atlases import compare_atlases
 from covector.analyses.readout import readout
 from covector.atlases import model_of, trace
-from covector.errors import BadRequest, CovectorError
+from covector.errors import BadRequest, CovectorError, HubUnreachable, UnknownModel
 from covector.io.atlas import MANIFEST, Atlas
 from covector.io.cache import cache_folder
 from covector.model.opened import Model
@@ -82,7 +82,14 @@ class Shown:
     @cached_property
     def model(self) -> Model:
         """The model of the atlas. Raises what `covector.open` raises where its checkpoint is gone or another."""
-        return model_of(self.bundle.atlas)
+        try:
+            return model_of(self.bundle.atlas)
+        except (HubUnreachable, UnknownModel) as error:
+            named = self.bundle.atlas.manifest["reference"]
+            raise BadRequest(
+                f"expected the checkpoint of this atlas, '{named}': no folder of that name is here, nor is it in the "
+                "hub's cache; put it back, or start in its folder"
+            ) from error
 
     def check(self) -> None:
         """Open the model now, where its atlas is still to be built. Raises what `covector.open` raises."""

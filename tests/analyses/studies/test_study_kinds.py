@@ -35,6 +35,7 @@ def test_on_random_weights_every_kind_is_at_the_nominal_rate(random_atlas):
     assert "score like OV" in table.says
 
 
+@pytest.mark.slow
 def test_differences_between_kinds_that_are_alike_are_found_at_the_nominal_rate(tmp_path):
     """300 comparisons of uniform p: 5 % below .05 at most, and 3 standard errors (steps make it fewer)."""
     p = []

@@ -67,6 +67,7 @@ def test_the_slope_is_that_of_the_shares_on_log2_of_the_width(tmp_path):
     assert slope["high"] < 0
 
 
+@pytest.mark.slow
 def test_intervals_over_sites_cover_the_slope_of_nothing(tmp_path):
     """60 pairs of models: 95 %, less 4 standard errors; bootstrap over 16 sites is a little short."""
     covered = 0

@@ -122,6 +122,7 @@ def test_p_svd_of_random_bases_of_the_subspace_is_uniform_and_its_bound_conserva
     assert not is_uniform(monte_carlo_p(scores, other).value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spread", [0.05, 0.002])  # few of the vectors matter, or all do
 @pytest.mark.parametrize(("n", "excess"), [(1000, 1e-11), (5000, 0.03), (5007, 0.03)])
 def test_p_svd_is_the_sum_of_the_exact_tails_of_every_vector_and_never_less(spread, n, excess):
