@@ -92,7 +92,9 @@ def _results(folder: Path) -> list[dict[str, Any]]:
             raise BadRequest(f"--results: {error}") from error
         except BadTable:
             continue  # other files of a command's folder: an edit, a journal
-        found.append({**told, "command": str(told["meta"].pop("command", "")), "python": ""})
+        # Of the folder its name alone: who gets a report is not told the sender's folders.
+        python = f"covector.Table.load({f'{folder.name}/{path.name}'!r})"
+        found.append({**told, "command": str(told["meta"].pop("command", "")), "python": python})
     return found
 
 
