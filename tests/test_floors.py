@@ -25,6 +25,7 @@ DOORS = {
     "io/torch_bin.py": {"torch"},
     "io/vocabulary.py": {"tokenizers"},
     "linalg/factorings.py": {"sklearn"},
+    "linalg/half.py": {"torch"},
     "linalg/interval.py": {"scipy"},
     "linalg/svd.py": {"torch"},
     "model/activations.py": {"scipy"},

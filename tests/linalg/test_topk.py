@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
 
 from covector.errors import BadRequest, SpaceMismatch
-from covector.linalg import topk
+from covector.linalg import grouped, topk
 from covector.linalg.topk import Poles, poles, scores
 
 LAWS = settings(max_examples=25, deadline=None, derandomize=True)
 # Enough vectors that groups of two and more exist, so the two-stage selection is what runs.
-MANY = 3 * topk.GROUPS + 17
+MANY = 3 * grouped.GROUPS + 17
 
 
 def normal(seed: int, *shape: int, dtype: type = np.float64) -> np.ndarray:

@@ -19,9 +19,10 @@ from covector.linalg.chance.lists import BLOCK as DRAWN_LISTS
 from covector.linalg.coherence import BLOCK_ENTRIES, TOGETHER
 from covector.linalg.dense_svd import TRIANGLE_ROWS
 from covector.linalg.dictionary import FIRST, LATER
+from covector.linalg.grouped import GROUPS
 from covector.linalg.maps import TILE_ENTRIES
 from covector.linalg.stability import BEYOND, NOISE_ROWS
-from covector.linalg.topk import BUFFER_BYTES, GROUPS, SLACK
+from covector.linalg.topk import BUFFER_BYTES, SLACK
 from covector.model.address import Site
 from covector.model.circuits import site_tensors
 from covector.model.frames import LARGE

@@ -26,6 +26,7 @@ from covector.errors import BadRequest, CorruptAtlas
 from covector.io.atlas import MANIFEST, Atlas, read_manifest, write_manifest
 from covector.io.atlas_check import clipped
 from covector.io.atlas_parts import FOLDER, Part, write_part
+from covector.linalg.half import only_float32
 from covector.model.opened import Model
 from covector.render.plain import plain
 
@@ -62,8 +63,9 @@ WHOLE = Shard()
 
 
 def compute(model: Model, unit: Unit, options: Options) -> Part:
-    """One unit's part."""
-    return draw_nulls(model, unit, options) if unit.basis else decompose(model, unit, options)
+    """One unit's part. In float32: of a table in half precision no count of memory knows."""
+    with only_float32():
+        return draw_nulls(model, unit, options) if unit.basis else decompose(model, unit, options)
 
 
 def build(

@@ -2,8 +2,7 @@
 
 ``scores = directions @ vectors.T`` are computed in row chunks, screened, and only the winners looked at closely:
 
-1. *Screening.* Each row of scores is cut into strided groups; the k groups with the largest maxima hold a valid top k
-   (an element elsewhere that beats the k-th would give its group a larger maximum). The same with minima.
+1. *Screening.* Each row of scores is cut into groups, of which the k best hold a valid top k (`grouped`).
 2. *Certificate.* Screening runs in float32 (float64 if the vectors are) with directions scaled to length one, so a
    screened score differs from the true one by at most δ = (d + 4)·u·‖vector‖. The set of winners is certain when the
    k-th screened score beats the next by more than 2δ. Rows in doubt are decided on all candidates, and if that does
@@ -12,8 +11,8 @@
 
 So the answer is that of float64 arithmetic with ties broken by the lower id, whatever chunk a row fell into; the top of
 a direction is the bottom of its negative, bit for bit. For 1000 directions, 50,257 vectors, d = 1024 and k = 10 all of
-this costs 1.15 times the bare float32 product (one thread). Selection by groups follows Chern et al. 2022, here with
-whole groups kept, hence exact.
+this costs 1.15 times the bare float32 product (one thread), and two thirds of it where the processor multiplies
+bfloat16 quickly: then those products choose the candidates of many directions (`half`).
 """
 
 from collections.abc import Callable
@@ -23,13 +22,12 @@ import numpy as np
 
 from covector.axes import Bool, Float, Int
 from covector.errors import BadRequest, SpaceMismatch
+from covector.linalg import half
+from covector.linalg.grouped import largest_in_groups
 
 # Scores held at a time: 667 rows of a 50,257-token vocabulary in float32. With half of it the products of d = 2048 run
 # a tenth slower.
 BUFFER_BYTES = 128 * 2**20
-
-# Strided groups per row: 1024 of about 49 tokens for GPT-2; gathering k groups then costs less than one pass.
-GROUPS = 1024
 
 # Candidates kept beyond k, so that a near tie at the border is decided without a second look at the whole row.
 SLACK = 6
@@ -46,6 +44,10 @@ class Poles:
     top_score: Float[np.ndarray, "r k"]
     bottom: Int[np.ndarray, "r k"]
     bottom_score: Float[np.ndarray, "r k"]
+
+    def part(self, rows: Bool[np.ndarray, " r"]) -> "Poles":
+        """Those of some of the directions."""
+        return Poles(self.top[rows], self.top_score[rows], self.bottom[rows], self.bottom_score[rows])
 
 
 def poles(
@@ -67,7 +69,8 @@ def poles(
     `see(rows, scores)` is shown every block of screened scores while it is there (of directions scaled to length one;
     whatever stands for vectors that are left out is 0), to sum over the vectors what would not fit in memory.
     Raises BadRequest for k < 1, nothing kept, or kept vectors (or directions) that are not finite; SpaceMismatch for
-    widths that differ. Memory beyond inputs and result: 128 MB of scores, and a float32 copy of float16 vectors.
+    widths that differ. Memory beyond inputs and result: 128 MB of scores, and a float32 copy of float16 vectors; or one
+    of half precision, and torch, where that is quicker (never with `see`, nor inside `half.only_float32`).
     """
     n = _check(directions, vectors, k, keep)
     few = 2 * n < vectors.shape[0] and n * vectors.shape[1] * vectors.itemsize <= BUFFER_BYTES
@@ -78,14 +81,52 @@ def poles(
         return Poles(ids[found.top], found.top_score, ids[found.bottom], found.bottom_score)
     if lengths is not None:
         _check_lengths(lengths if keep is None else lengths[keep])
-    screening = _Screening(directions, vectors, min(int(k), n), keep, lengths, see)
-    most = max(1, BUFFER_BYTES // (vectors.shape[0] * screening.tokens.itemsize))
-    # Blocks of about one size: a product with few rows left over runs at half the speed.
-    rows = max(1, -(-directions.shape[0] // max(1, -(-directions.shape[0] // most))))
-    block = np.empty((min(rows, directions.shape[0]), vectors.shape[0]), screening.tokens.dtype)
-    parts = [screening.chunk(slice(i, i + rows), block) for i in range(0, directions.shape[0], rows)]
+    k = min(int(k), n)
+    if see is None and vectors.dtype != np.float64 and half.pays(len(directions), n, vectors.shape[1]):
+        table = half.table(vectors, keep, lengths)
+        if 0 < table.wanted(k) <= n // 4:
+            return _by_half(directions, vectors, k, lengths, table)
+    return _screened(_Screening(directions, vectors, k, keep, lengths, see), directions)
+
+
+def _screened(screening: "_Screening", directions: np.ndarray) -> Poles:
+    """The poles of these directions, a block of scores at a time."""
+    number, itemsize = len(screening.tokens), screening.tokens.itemsize
+    rows = _rows(len(directions), itemsize * number)
+    block = np.empty((min(rows, len(directions)), number), screening.tokens.dtype)
+    parts = [screening.chunk(slice(i, i + rows), block) for i in range(0, len(directions), rows)]
     top, bottom = ([pair[side] for pair in parts] for side in (0, 1))
     return Poles(*_joined(top, screening.k), *_joined(bottom, screening.k))
+
+
+def _rows(directions: int, size: int) -> int:
+    """Directions whose scores, of so many bytes each, are held at a time, in blocks of about one size.
+
+    A product with few rows left over runs at half the speed.
+    """
+    most = max(1, BUFFER_BYTES // size)
+    return max(1, -(-directions // max(1, -(-directions // most))))
+
+
+def _by_half(
+    directions: np.ndarray, vectors: np.ndarray, k: int, lengths: np.ndarray | None, table: half.HalfTable
+) -> Poles:
+    """The same poles, with candidates chosen in half precision."""
+    rows = _rows(len(directions), 2 * len(table.ids))
+    room, sides = table.room(min(rows, len(directions))), (list[tuple[np.ndarray, np.ndarray]](), [])
+    for start in range(0, len(directions), rows):
+        part = directions[start : start + rows]
+        shown, size = table.shown(_unit(part), room), _sizes(part)
+        for sign, side in zip((1, -1), sides, strict=True):
+            found, others = shown.best(table.wanted(k), sign)
+            ids, exact = _ranked(sign * part, vectors, lengths, table.ids[found], k)
+            # Where others may reach the k-th, everything that may is looked at.
+            for row in np.flatnonzero(~(exact[:, -1] > size * others)):
+                least = exact[row, -1] / size[row] if size[row] > 0 else -np.inf
+                among = table.ids[shown.reaching(int(row), least, sign)][None]
+                ids[row], exact[row] = _ranked(sign * part[row : row + 1], vectors, lengths, among, k)
+            side.append((ids, sign * exact))
+    return Poles(*_joined(sides[0], k), *_joined(sides[1], k))
 
 
 def scores(directions: Float[np.ndarray, "r d"], vectors: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "r n"]:
@@ -154,7 +195,7 @@ class _Screening:
     def _winners(self, directions: np.ndarray, screened: np.ndarray, sign: int) -> tuple[np.ndarray, np.ndarray]:
         """Certain top k of each row by float64 score; `screened` are the scores times `sign`."""
         k, wanted = self.k, min(self.k + SLACK, self.ids.size)
-        found, values = _candidates(screened, wanted, sign)
+        found, values = largest_in_groups(screened, wanted, sign)
         if wanted == self.ids.size:
             return _ranked(directions, self.vectors, self.lengths, found, k)
         # Three kinds of rows: the set of k is certain; the set of candidates is; neither.
@@ -171,10 +212,16 @@ class _Screening:
 
 
 def _unit(directions: np.ndarray) -> np.ndarray:
-    """Directions at length one in float64 (null ones stay null), by way of the largest entry against underflow."""
+    """Directions at length one in float64 (null ones stay null)."""
     largest = np.abs(directions).max(axis=1, keepdims=True, initial=0.0).astype(np.float64)
     rows = directions.astype(np.float64) / np.where(largest > 0, largest, 1.0)
     return rows / np.where(largest > 0, np.linalg.norm(rows, axis=1, keepdims=True), 1.0)
+
+
+def _sizes(directions: np.ndarray) -> np.ndarray:
+    """Lengths in float64, by way of the largest entry against underflow."""
+    largest = np.abs(directions).max(axis=1, initial=0.0).astype(np.float64)
+    return largest * np.linalg.norm(directions / np.where(largest > 0, largest, 1.0)[:, None], axis=1)
 
 
 def _groups_of(rows: np.ndarray, singly: bool) -> list[np.ndarray]:
@@ -182,31 +229,6 @@ def _groups_of(rows: np.ndarray, singly: bool) -> list[np.ndarray]:
     if singly:
         return [rows[i : i + 1] for i in range(rows.size)]
     return [rows] if rows.size else []
-
-
-def _candidates(screened: np.ndarray, wanted: int, sign: int) -> tuple[np.ndarray, np.ndarray]:
-    """Ids and values of the `wanted` largest ``sign · screened`` per row, falling; none left out beats the last one."""
-    rows, n = screened.shape
-    size = n // GROUPS
-    if size < 2 or wanted * 4 > GROUPS:
-        return _largest(screened if sign > 0 else -screened, np.broadcast_to(np.arange(n), screened.shape), wanted)
-    grouped = screened[:, : size * GROUPS].reshape(rows, size, GROUPS)
-    maxima = grouped.max(axis=1) if sign > 0 else -grouped.min(axis=1)
-    groups = np.argpartition(maxima, GROUPS - wanted, axis=1)[:, GROUPS - wanted :]
-    ids = np.empty((rows, wanted * size + n - size * GROUPS), np.int64)
-    ids[:, : wanted * size] = (groups[:, None, :] + GROUPS * np.arange(size)[:, None]).reshape(rows, -1)
-    ids[:, wanted * size :] = np.arange(size * GROUPS, n)
-    values = screened.reshape(-1).take(ids + n * np.arange(rows)[:, None])
-    return _largest(values if sign > 0 else -values, ids, wanted)
-
-
-def _largest(values: np.ndarray, ids: np.ndarray, wanted: int) -> tuple[np.ndarray, np.ndarray]:
-    n = values.shape[1]
-    if wanted < n:
-        chosen = np.argpartition(values, n - wanted, axis=1)[:, n - wanted :]
-        values, ids = np.take_along_axis(values, chosen, axis=1), np.take_along_axis(ids, chosen, axis=1)
-    order = np.argsort(-values, axis=1, kind="stable")
-    return np.take_along_axis(ids, order, axis=1), np.take_along_axis(values, order, axis=1)
 
 
 def _ranked(
