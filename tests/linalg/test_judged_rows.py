@@ -13,6 +13,7 @@ from covector.linalg.coherence import coherences
 from covector.linalg.detection import heldout, intruder
 from covector.linalg.dictionary import Dictionary, dictionary
 from covector.linalg.list_scores import list_scores
+from covector.linalg.topk import poles
 
 N, D, KEPT = 700, 18, 650
 
@@ -145,3 +146,25 @@ def test_no_copy_of_the_table_is_made() -> None:
     assert scored < 0.5 * vectors.nbytes
     assert drawn < 6 * block
     assert 6 * block < vectors.nbytes * 1.01
+
+
+@pytest.mark.parametrize("near", [3, 60])
+def test_lists_among_more_vectors_than_may_be_listed_are_the_lists(monkeypatch: pytest.MonkeyPatch, near: int) -> None:
+    """Of `near` vectors that no list may hold, all along one direction: more of them than places spared for them."""
+    rng = np.random.default_rng(5)
+    vectors = rng.standard_normal((900, 24)).astype(np.float32)
+    vectors[:near] = vectors[0] + 0.1 * vectors[:near]
+    all_of_them = np.arange(900) != 899
+    words = dictionary(vectors, keep=all_of_them & (np.arange(900) >= near))
+    directions = np.concatenate([rng.standard_normal((8, 24)), vectors[:1], -vectors[:1]])
+    expected = words.lists(directions)
+    size = words.listed_among(all_of_them)
+    assert size == words.length + min(near, 16)
+    found = poles(directions, vectors, size, keep=all_of_them, lengths=np.linalg.norm(vectors.astype(float), axis=1))
+    asked = []
+    lists = Dictionary.lists
+    monkeypatch.setattr(Dictionary, "lists", lambda self, rows: asked.append(len(rows)) or lists(self, rows))
+    among = words.lists_among(found, directions)
+    np.testing.assert_array_equal(among.top, expected.top)
+    np.testing.assert_array_equal(among.bottom, expected.bottom)
+    assert (asked == []) if near == 3 else (len(asked) == 1 and 2 <= asked[0] < len(directions))

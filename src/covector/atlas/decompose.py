@@ -15,9 +15,9 @@ from itertools import takewhile
 import numpy as np
 
 from covector.arch.adapter import AdaptedWeights
-from covector.atlas.judge import judged_lists, turned
+from covector.atlas.judge import COLUMNS, POOL, Judged, judged_lists, judges, turned
 from covector.atlas.plan import Against, Options, Unit, bases_of, compared_at, tensors_of
-from covector.axes import Float
+from covector.axes import Bool, Float
 from covector.io.atlas_parts import Part
 from covector.linalg import chance
 from covector.linalg.chance.bundles import p_svd_in_bundles
@@ -25,7 +25,7 @@ from covector.linalg.change import rank_above_noise
 from covector.linalg.maps import Factored
 from covector.linalg.norms import stream_part
 from covector.linalg.svd import SVD, svd, svds
-from covector.linalg.topk import poles
+from covector.linalg.topk import Poles, poles
 from covector.model.address import Site
 from covector.model.change import ChangeModel
 from covector.model.frames import framed
@@ -39,7 +39,7 @@ ROWS = 1024
 
 
 @dataclass(frozen=True)
-class Side:
+class Side(Judged):
     """Directions of one side of one site that lie in the stream, unit rows; the first `kept` of them go into the atlas.
 
     ``site`` counts within the sites that are decomposed together. ``whole`` says that the rows are an orthonormal basis
@@ -49,9 +49,6 @@ class Side:
 
     site: int
     side: int
-    rows: Float[np.ndarray, "r d"]
-    kept: int
-    whole: bool
     against: Against
 
 
@@ -95,10 +92,10 @@ def _arrays(held: Model, model: Model, first: int, sites: tuple[Site, ...], opti
         return arrays
     arrays |= _dyad_arrays(sides, [found for _, found in decomposed])
     arrays["site"] += first
-    if not options.scores:
-        decomposed.clear()  # the rows of the sides are all that is still needed
-    arrays |= _scored(model, sides, options.k)
-    arrays |= _judged(held, model, decomposed, sides, options) if options.scores else {}
+    if options.scores:
+        arrays["stability"] = _stability(held, decomposed, sides, options)
+    decomposed.clear()  # the rows of the sides are all that is still needed
+    arrays |= _scored(model, sides, options)
     arrays["vectors"] = np.concatenate([side.rows[: side.kept].astype(np.float16) for side in sides])
     return arrays
 
@@ -146,7 +143,7 @@ def _sides(model: Model, index: int, site: Site, found: SVD, options: Options) -
         whole = site.head is not None and found.rank < model.spec.d_model and not affine
         rows = np.ascontiguousarray((found.U.T, found.Vh)[at][: None if whole else kept])
         rows = stream_part(rows) if affine else rows
-        yield Side(index, SIDES.index(names[at]), rows, kept, whole, against)
+        yield Side(rows, kept, whole, index, SIDES.index(names[at]), against)
 
 
 def _site_arrays(model: Model, decomposed: list[tuple[Site, SVD]]) -> dict[str, np.ndarray]:
@@ -183,33 +180,30 @@ def _dyad_arrays(sides: list[Side], found: list[SVD]) -> dict[str, np.ndarray]:
     }
 
 
-def _scored(model: Model, sides: list[Side], k: int) -> dict[str, np.ndarray]:
+def _scored(model: Model, sides: list[Side], options: Options) -> dict[str, np.ndarray]:
     """Labels and scores of every direction, sides of one basis stacked for one pass over its vectors."""
     starts = np.cumsum([0, *(side.kept for side in sides)])
     out: dict[str, np.ndarray] = {}
+    pooled = []
     for against in dict.fromkeys(side.against for side in sides):
         chosen = [i for i, side in enumerate(sides) if side.against == against]
         at = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in chosen])
-        kept = np.concatenate([np.arange(len(sides[i].rows)) < sides[i].kept for i in chosen])
-        for key, scored in _against(model, against, [sides[i] for i in chosen], k).items():
-            values = scored[kept]
-            shape = (k,) if values.ndim > 1 else ()
+        found = _against(model, against, [sides[i] for i in chosen], options)
+        pooled.append(found.pop(POOL, np.zeros(0)))
+        for key, values in found.items():
+            shape = (options.k,) if values.ndim > 1 else ()
             blank = np.full((starts[-1], *shape), -1 if values.dtype.kind == "i" else 0, values.dtype)
             out.setdefault(key, blank)[(at, *(slice(0, n) for n in values.shape[1:]))] = values
-    return out
+    return out | ({POOL: np.concatenate(pooled)} if options.scores else {})
 
 
-def _judged(
-    held: Model, model: Model, decomposed: list[tuple[Site, SVD]], sides: list[Side], options: Options
-) -> dict[str, np.ndarray]:
-    """Scores of every direction's token lists, and how stable it is."""
+def _stability(
+    held: Model, decomposed: list[tuple[Site, SVD]], sides: list[Side], options: Options
+) -> Float[np.ndarray, " r"]:
+    """How stable every kept direction is."""
     stable = [turned(held.map(site), found, _numbers(site), options) for site, found in decomposed]
-    parts = []
-    for side in sides:
-        found = judged_lists(model, side.against, side.rows, side.kept, side.whole, options)
-        second = SIDES[side.side] in ("write", "key")
-        parts.append(found | {"stability": stable[side.site][int(second)][: side.kept]})
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    seconds = [SIDES[side.side] in ("write", "key") for side in sides]
+    return np.concatenate([stable[s.site][int(second)][: s.kept] for s, second in zip(sides, seconds, strict=True)])
 
 
 def _numbers(site: Site) -> tuple[int, int, int]:
@@ -218,19 +212,35 @@ def _numbers(site: Site) -> tuple[int, int, int]:
     return (layer, head, zlib.crc32(site.kind.encode()))
 
 
-def _against(model: Model, against: Against, sides: list[Side], k: int) -> dict[str, np.ndarray]:
-    """Scores of the rows of these sides. Lists are as long as the basis allows; −1 marks what is missing."""
-    basis, d = against.of(model), against.dimension(model)
+def _against(model: Model, against: Against, sides: list[Side], options: Options) -> dict[str, np.ndarray]:
+    """Scores of the kept rows of these sides. Lists are as long as the basis allows; −1 marks what is missing."""
+    basis, judging = against.of(model), judges(model, against) if options.scores else None
     usable = basis.usable
     projected = _Projected(sides, len(basis))
+    rows = np.concatenate([side.rows for side in sides])
     found = poles(
-        np.concatenate([side.rows for side in sides]),
+        rows,
         basis.vectors,
-        k,
+        max(options.k, judging.listed_among(usable)) if judging else options.k,
         keep=None if usable.all() else usable,
         lengths=np.where(usable, basis.norms, 1.0),
         see=projected.see if projected.squares else None,
     )
+    kept = np.concatenate([np.arange(len(side.rows)) < side.kept for side in sides])
+    columns = _cosines(found, projected, usable, against.dimension(model), options.k)
+    columns = {name: values[kept] for name, values in columns.items()}
+    if judging:
+        lists = judging.lists_among(found.part(kept), rows[kept])
+        return columns | judged_lists(model, against, sides, lists, options)
+    if options.scores:
+        columns |= {name: np.full(kept.sum(), np.nan) for name in COLUMNS}
+    return columns
+
+
+def _cosines(
+    found: Poles, projected: "_Projected", usable: Bool[np.ndarray, " n"], d: int, k: int
+) -> dict[str, np.ndarray]:
+    """Per row its best cosine, the k best of both poles, and what chance says of the best in d dimensions."""
     top, bottom = found.top_score[:, 0], found.bottom_score[:, 0]
     higher = top >= -bottom
     best = np.where(higher, top, bottom)
@@ -243,10 +253,10 @@ def _against(model: Model, against: Against, sides: list[Side], k: int) -> dict[
         "best": np.where(higher, found.top[:, 0], found.bottom[:, 0]).astype(np.int32),
         "p_dir": np.atleast_1d(chance.p_dir(np.minimum(np.abs(best), 1.0), d, int(usable.sum()))),
         "p_svd": within,
-        "top": found.top.astype(np.int32),
-        "top_cos": found.top_score.astype(np.float32),
-        "bottom": found.bottom.astype(np.int32),
-        "bottom_cos": found.bottom_score.astype(np.float32),
+        "top": found.top[:, :k].astype(np.int32),
+        "top_cos": found.top_score[:, :k].astype(np.float32),
+        "bottom": found.bottom[:, :k].astype(np.int32),
+        "bottom_cos": found.bottom_score[:, :k].astype(np.float32),
     }
 
 

@@ -7,6 +7,7 @@ Source: `docs/theory/scores.md`; §4.0 of the theory page.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,9 +15,9 @@ from covector.analyses.score import GROUP
 from covector.atlas.plan import Against, Options
 from covector.axes import Float
 from covector.linalg.chance.laws import Hyperplane
-from covector.linalg.chance.lists import ListNull, basis_lists, haar_lists, matched_lists
+from covector.linalg.chance.lists import ListNull, basis_lists, each_basis_lists, haar_lists, matched_lists
 from covector.linalg.detection import intruder, matched
-from covector.linalg.dictionary import Dictionary
+from covector.linalg.dictionary import Dictionary, Lists
 from covector.linalg.lexical import lexical
 from covector.linalg.list_scores import list_scores
 from covector.linalg.maps import Map
@@ -32,6 +33,15 @@ POOL = "rotated.z"
 NULLED = {"coherence": "coherence", "whole": "whole", "heldout": "auc", "lexical": "lexical"}
 
 
+@dataclass(frozen=True)
+class Judged:
+    """Directions of one side, unit rows: the first `kept` are scored; `whole`: the rows are a basis of a subspace."""
+
+    rows: Float[np.ndarray, "r d"]
+    kept: int
+    whole: bool
+
+
 def judges(model: Model, against: Against) -> Dictionary | None:
     """The dictionary that lists are judged by, or None where the basis is too small for lists."""
     found = against.judges(model)
@@ -39,27 +49,28 @@ def judges(model: Model, against: Against) -> Dictionary | None:
 
 
 def judged_lists(
-    model: Model, against: Against, rows: Float[np.ndarray, "r d"], kept: int, whole: bool, options: Options
+    model: Model, against: Against, sides: Sequence[Judged], lists: Lists, options: Options
 ) -> dict[str, np.ndarray]:
-    """Scores of the first `kept` of these rows; with `whole` (an orthonormal basis of a head's side) p_svd as well.
+    """Scores of the kept rows of these sides, one after the other, with p_svd of those that are whole.
 
-    NaN throughout for a basis that is too small. `POOL` holds the scores of the rotated bases: not one per row.
+    `lists` are those of the kept rows, by the dictionary of this basis; it must be large enough (`judges`). `POOL`
+    holds the scores of the rotated bases: not one per row.
     """
-    chosen = judges(model, against)
-    if chosen is None:
-        return {name: np.full(kept, np.nan) for name in COLUMNS} | {POOL: np.zeros(0)}
-    directions, labels = rows[:kept], model.bases[against.basis].labels
-    found = list_scores(directions, chosen.lists(directions), chosen, seed=options.seed)
+    chosen, labels = against.judges(model), model.bases[against.basis].labels
+    directions = np.concatenate([side.rows[: side.kept] for side in sides])
+    found = list_scores(directions, lists, chosen, seed=options.seed)
     scored = found.members[:, : chosen.scored]
     groups = scored[:, : max(1, chosen.scored // GROUP)]
     strangers = matched(groups, found.members, chosen.covariate, chosen.keep, seed=(options.seed, 1))
     guessed = intruder(chosen.view.aim_of(directions), scored, strangers, chosen.view, seed=options.seed)
-    within = _within(chosen, rows, options) if whole else None
+    within = _within(chosen, [side.rows if side.whole else None for side in sides], options)
+    ends = np.cumsum([side.kept for side in sides])
+    by_side = list(zip(within, np.split(found.coherence, ends[:-1]), strict=True))
     return {
         "score_pole": 1.0 - 2.0 * found.pole,
         "coherence": found.coherence,
-        "p_coherence_svd": _nan(kept) if within is None else np.atleast_1d(within.p("coherence", found.coherence)),
-        "z_coherence_svd": _nan(kept) if within is None else np.atleast_1d(within.z("coherence", found.coherence)),
+        "p_coherence_svd": np.concatenate([_nan(c) if w is None else w.p("coherence", c) for w, c in by_side]),
+        "z_coherence_svd": np.concatenate([_nan(c) if w is None else w.z("coherence", c) for w, c in by_side]),
         "heldout": found.auc,
         "heldout_low": found.low,
         "heldout_high": found.high,
@@ -68,7 +79,7 @@ def judged_lists(
         "lexical": lexical(scored, labels),
         "whole": found.whole,
         "carried": found.carries / found.whole,
-        POOL: np.zeros(0) if within is None else within.left_out("coherence"),
+        POOL: np.concatenate([np.zeros(0), *(w.left_out("coherence") for w in within if w is not None)]),
     }
 
 
@@ -78,12 +89,18 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def _within(chosen: Dictionary, rows: np.ndarray, options: Options) -> ListNull | None:
-    return basis_lists(chosen, rows, draws=options.rotations * len(rows), seed=options.seed)
+def _within(chosen: Dictionary, bases: Sequence[np.ndarray | None], options: Options) -> list[ListNull | None]:
+    """The null of rotated bases of each side that is whole; a single rotation of all of them is drawn together."""
+    whole = [basis for basis in bases if basis is not None]
+    if options.rotations == 1:
+        found = iter(each_basis_lists(chosen, whole, seed=options.seed))
+    else:
+        found = (basis_lists(chosen, b, draws=options.rotations * len(b), seed=options.seed) for b in whole)
+    return [None if basis is None else next(found) for basis in bases]
 
 
-def _nan(n: int) -> np.ndarray:
-    return np.full(n, np.nan)
+def _nan(of: np.ndarray) -> np.ndarray:
+    return np.full(len(of), np.nan)
 
 
 def turned(m: Map, found: SVD, place: Sequence[int], options: Options) -> tuple[np.ndarray, np.ndarray]:

@@ -50,8 +50,9 @@ class Options:
         object.__setattr__(self, "kinds", tuple(kind for kind in KINDS if kind in self.kinds))
         if self.rank is not None and self.rank < 1:
             raise BadRank(f"expected rank >= 1 dyads per site, got {self.rank}; leave it out for all")
-        if self.k < 1 or self.draws < 1:
-            raise BadRequest(f"expected k >= 1 and draws >= 1, got k = {self.k}, draws = {self.draws}")
+        if min(self.k, self.draws, self.rotations) < 1:
+            told = f"k = {self.k}, draws = {self.draws}, rotations = {self.rotations}"
+            raise BadRequest(f"expected k, draws and rotations of at least 1, got {told}")
 
     def to_dict(self) -> dict[str, object]:
         """As the manifest records them."""

@@ -17,7 +17,7 @@ from covector.axes import Bool, Float, Int
 from covector.errors import BadRequest
 from covector.linalg.judging import Judging, judging
 from covector.linalg.norms import lengths
-from covector.linalg.topk import poles
+from covector.linalg.topk import Poles, poles
 
 # Coherence is that of the first 20 members; the first 20 must tell the next 40 (F10(iv)).
 SCORED, FIRST, LATER = 20, 20, 40
@@ -26,6 +26,9 @@ SCORED, FIRST, LATER = 20, 20, 40
 REACH, SCORED_SHARE = 0.75, 1 / 30
 # Lists shorter than this make coherence noise: three members are three pairs.
 SHORTEST = 3
+# Places kept for vectors that no list may hold, where nearest ones are asked for among all: a direction hardly ever has
+# more of them, and is looked up again where it does.
+SPARE = 16
 MEASURES = ("whitened", "centred", "raw")
 
 
@@ -69,6 +72,26 @@ class Dictionary:
         keep = None if self.keep.all() else self.keep
         found = poles(directions, self.vectors, self.length, keep=keep, lengths=self.lengths)
         return Lists(found.top, found.bottom)
+
+    def listed_among(self, others: Bool[np.ndarray, " n"]) -> int:
+        """How many of the nearest of `others`, who are all kept ones and more, nearly always hold a whole list."""
+        return self.length + min(SPARE, int(np.count_nonzero(others & ~self.keep)))
+
+    def lists_among(self, found: Poles, directions: Float[np.ndarray, "r d"]) -> Lists:
+        """The same as `lists(directions)`, taken from what was found among others too (`listed_among`) by cosine.
+
+        Rows of which too few are left when the others are taken out are looked up again.
+        """
+        top, bottom = (self._kept_first(ids) for ids in (found.top, found.bottom))
+        short = np.flatnonzero(~self.keep[np.stack([top, bottom])].all(axis=(0, 2)))
+        if short.size:
+            again = self.lists(directions[short])
+            top[short], bottom[short] = again.top, again.bottom
+        return Lists(top, bottom)
+
+    def _kept_first(self, ids: Int[np.ndarray, "r m"]) -> Int[np.ndarray, "r k"]:
+        order = np.argsort(~self.keep[ids], axis=1, kind="stable")[:, : self.length]
+        return np.take_along_axis(ids, order, axis=1)
 
     def seen(self, directions: Float[np.ndarray, "r d"]) -> Float[np.ndarray, "r d"]:
         """The directions in the metric of `judged`, where they are what made the lists alike."""
@@ -129,6 +152,7 @@ def dictionary(
     size = lengths(vectors)
     kept = np.isfinite(size) & (size > 0) if keep is None else keep & np.isfinite(size) & (size > 0)
     long = np.where(kept, size, 1.0)
+    kept.flags.writeable = long.flags.writeable = False
     view = judging(vectors, np.where(kept, 1 / long, 0.0), measure)
     _ = view.squares  # found here, before threads ask for them
     scored, first, later = list_sizes(int(kept.sum())) if sizes is None else sizes

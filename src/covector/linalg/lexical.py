@@ -7,7 +7,6 @@ alike in this sense alone is a list of spellings.
 Source: `docs/theory/scores.md`, equation 9; F10(vi) of the theory page.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -49,15 +48,20 @@ def lexical(lists: Int[np.ndarray, "r k"], labels: Sequence[str]) -> Float[np.nd
 
 
 def _grams(labels: list[str]) -> sparse.csr_array:
-    """One row of length one per label: how often each run of characters occurs in it."""
-    columns: dict[str, int] = {}
-    row, column, count = [], [], []
-    for i, label in enumerate(labels):
-        word = f"\x02{label.strip(MARKS).casefold()}\x03"
-        runs = Counter(word[j : j + n] for n in RUNS for j in range(len(word) - n + 1))
-        length = np.sqrt(sum(c * c for c in runs.values()))
-        for run, times in runs.items():
-            row.append(i)
-            column.append(columns.setdefault(run, len(columns)))
-            count.append(times / length)
-    return sparse.csr_array((count, (row, column)), shape=(len(labels), len(columns)))
+    """One row of length one per label: how often each run of characters occurs in it. All labels at once."""
+    words = [f"\x02{label.strip(MARKS).casefold()}\x03" for label in labels]
+    lengths = np.array([len(word) for word in words])
+    characters = np.frombuffer("".join(words).encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.int64)
+    word = np.repeat(np.arange(len(words)), lengths)
+    rows, runs = [], []
+    for n in RUNS:
+        begins = np.flatnonzero(word[: 1 - n] == word[n - 1 :])  # runs that end in the word they begin in
+        # A character takes 21 bits, so three fit; one more than its number, so that pairs are no triples.
+        run = sum((characters[begins + i] + 1) << (21 * i) for i in range(n))
+        rows.append(word[begins])
+        runs.append(np.asarray(run))
+    names, columns = np.unique(np.concatenate(runs), return_inverse=True)
+    shape = (len(words), len(names))
+    counts = sparse.csr_array((np.ones(len(columns)), (np.concatenate(rows), columns)), shape=shape)
+    counts.sum_duplicates()
+    return sparse.csr_array(sparse.diags_array(1 / np.sqrt(counts.power(2).sum(axis=1))) @ counts)

@@ -47,6 +47,10 @@ class ListScores:
         """Parts one after the other."""
         return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
+    def part(self, rows: slice) -> "ListScores":
+        """Those of some of the directions."""
+        return ListScores(*(getattr(self, field.name)[rows] for field in fields(self)))
+
 
 def list_scores(
     directions: Float[np.ndarray, "r d"], lists: Lists, dictionary: Dictionary, *, seed: Seed = 0

@@ -7,7 +7,7 @@ from scipy import stats
 from covector.errors import BadRequest, SpaceMismatch
 from covector.linalg.chance import haar_directions, haar_frame
 from covector.linalg.chance.haar import draw_frames
-from covector.linalg.chance.lists import basis_lists, haar_lists, joined, matched_lists
+from covector.linalg.chance.lists import basis_lists, each_basis_lists, haar_lists, joined, matched_lists
 from covector.linalg.chance.streams import generator
 from covector.linalg.detection import heldout, matched
 from covector.linalg.dictionary import Dictionary, dictionary
@@ -84,6 +84,22 @@ def test_every_null_basis_spans_the_subspace_and_is_orthonormal(words: Dictionar
     found = list_scores(rows, words.lists(rows), words, seed=3)
     np.testing.assert_array_equal(found.members, null.scores.members)
     np.testing.assert_allclose(found.coherence, null.scores.coherence, atol=1e-12)
+
+
+def test_one_random_basis_of_each_of_several_spans_is_what_each_alone_gives(words: Dictionary) -> None:
+    sizes = (5, 1, 3, 24, 5)
+    bases = [haar_frame(24, r, seed=i) for i, r in enumerate(sizes)]
+    found = each_basis_lists(words, bases, seed=3)
+    for basis, together in zip(bases, found, strict=True):
+        alone = basis_lists(words, basis, draws=len(basis), seed=3)
+        assert (alone is None) == (together is None) == (len(basis) in (1, 24))
+        if alone is not None and together is not None:
+            assert together.groups.tolist() == [0] * len(basis)
+            np.testing.assert_array_equal(together.scores.members, alone.scores.members)
+            np.testing.assert_allclose(together.scores.coherence, alone.scores.coherence, atol=1e-12)
+    assert each_basis_lists(words, [], seed=3) == []
+    with pytest.raises(BadRequest, match="orthonormal rows"):
+        each_basis_lists(words, [bases[0], 2 * bases[2]])
 
 
 @pytest.mark.identity("SV-33")

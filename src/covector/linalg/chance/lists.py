@@ -10,6 +10,7 @@ scores are kept.
 Source: §4.0 and decision 6; `docs/theory/scores.md`, equations 11–13.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -122,25 +123,61 @@ def basis_lists(
     Costs draws·n·r multiplications. Raises BadRequest if the rows are not orthonormal, SpaceMismatch if they live
     in another space.
     """
+    number = _bases_drawn(dictionary, basis, draws)
+    if number is None:
+        return None
+    r = len(basis)
+    with np.errstate(all="ignore"):  # rows that are not kept may hold anything
+        projected = dictionary.vectors @ basis.T.astype(dictionary.vectors.dtype)
+        projected /= dictionary.lengths[:, None].astype(projected.dtype)
+    parts = []
+    for frames in _frames(r, number, seed):
+        found = poles(frames, projected, dictionary.length, keep=dictionary.keep)
+        parts.append(list_scores(frames @ basis, Lists(found.top, found.bottom), dictionary, seed=seed))
+    return ListNull("p_svd", ListScores.joined(parts), np.repeat(np.arange(number), r))
+
+
+def each_basis_lists(
+    dictionary: Dictionary, bases: Sequence[Float[np.ndarray, "_ d"]], *, seed: Seed = 0
+) -> list[ListNull | None]:
+    """`basis_lists` of several bases, one random basis of each span: for the heads of a layer three times sooner.
+
+    The draws are the same but for rounding. All lists come from one product with the dictionary, which costs draws·n·d
+    multiplications like the projections it does without. Errors as `basis_lists`.
+    """
+    chosen = [i for i, basis in enumerate(bases) if _bases_drawn(dictionary, basis, len(basis)) is not None]
+    found: list[ListNull | None] = [None] * len(bases)
+    if not chosen:
+        return found
+    frames = {r: next(_frames(r, 1, seed)) for r in {len(bases[i]) for i in chosen}}
+    turned = [frames[len(bases[i])] @ bases[i] for i in chosen]
+    rows = np.concatenate(turned)
+    scores = list_scores(rows, dictionary.lists(rows), dictionary, seed=seed)
+    starts = np.cumsum([0, *(len(part) for part in turned)])
+    for i, start, stop in zip(chosen, starts, starts[1:], strict=False):
+        found[i] = ListNull("p_svd", scores.part(slice(start, stop)), np.zeros(stop - start, np.int64))
+    return found
+
+
+def _bases_drawn(dictionary: Dictionary, basis: np.ndarray, draws: int) -> int | None:
+    """How many random bases so many draws are; None where p_svd is not defined."""
     r, d = basis.shape
     if d != dictionary.vectors.shape[1]:
         raise SpaceMismatch(f"the basis lives in {d} dimensions, the dictionary in {dictionary.vectors.shape[1]}")
-    if draws < 1 or np.abs(basis @ basis.T - np.eye(r)).max() > ORTHONORMAL_WITHIN:
+    if draws < 1 or np.abs(basis @ basis.T - np.eye(r)).max(initial=0.0) > ORTHONORMAL_WITHIN:
         raise BadRequest("expected draws >= 1 and orthonormal rows that span the subspace; take Vh or Uᵀ")
     if r in (1, d):
         return None
     dictionary.check()
-    with np.errstate(all="ignore"):  # rows that are not kept may hold anything
-        projected = dictionary.vectors @ basis.T.astype(dictionary.vectors.dtype)
-        projected /= dictionary.lengths[:, None].astype(projected.dtype)
-    number, parts = -(-draws // r), []
+    return -(-draws // r)
+
+
+def _frames(r: int, number: int, seed: Seed) -> Iterator[Float[np.ndarray, "b r"]]:
+    """So many random orthonormal bases of r dimensions, one below the other, about `BLOCK` rows at a time."""
     together = max(1, BLOCK // r)
     for start in range(0, number, together):
         rng = generator(seed, "bases", start // together)
-        frames = draw_frames(rng, together, r, r)[: number - start].reshape(-1, r)
-        found = poles(frames, projected, dictionary.length, keep=dictionary.keep)
-        parts.append(list_scores(frames @ basis, Lists(found.top, found.bottom), dictionary, seed=seed))
-    return ListNull("p_svd", ListScores.joined(parts), np.repeat(np.arange(number), r))
+        yield draw_frames(rng, together, r, r)[: number - start].reshape(-1, r)
 
 
 def joined(parts: list[ListNull]) -> ListNull:
