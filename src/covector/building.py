@@ -20,6 +20,7 @@ from covector.errors import BadRequest
 from covector.io.atlas import Atlas
 from covector.io.atlas_parts import Part
 from covector.io.checkpoint import BUNDLED
+from covector.linalg.on_device import a_card, card
 from covector.model.opened import Model
 from covector.study.expression import Term, written
 from covector.workbench import open as open_model
@@ -36,6 +37,7 @@ def build_atlas(
     workers: int | None = None,
     memory: int | None = None,
     shard: Shard = WHOLE,
+    device: str = "auto",
     progress: Progress | None = None,
 ) -> Atlas | None:
     """Decompose a whole model into an atlas in the folder `out`; going on where an earlier call stopped.
@@ -44,9 +46,14 @@ def build_atlas(
     or an engine. `memory`: bytes of anonymous memory that the build may take in this process. With a `shard` only its
     units are computed; None comes back while others are missing. The same request gives the same bytes whatever the
     engine, the number of workers, interruptions and shards. Raises what `covector.open` raises, and BadRequest.
+    `device`: where products with vocabularies are made, ``cpu``, ``cuda`` or ``cuda:N``; ``auto`` is a graphics card
+    where there is one. On a card p_svd may differ in the last digits of float32; everything else is the same bytes.
     """
     opened = model if isinstance(model, Model) else open_model(model, layout, frame=frame)
     chosen = engine(on, workers) if isinstance(on, str) else on
+    if chosen.shares_memory:
+        device = _resolved(device)
+        card(device)  # refused before anything is begun
     work = None
     if not chosen.shares_memory:
         if not isinstance(model, str | Path):
@@ -54,8 +61,23 @@ def build_atlas(
                 "expected a model by name or folder for processes and clusters, got one in memory: their workers open "
                 "it themselves; use threads, or save the model first"
             )
-        work = _Elsewhere(anywhere(model), str(Path(layout).absolute()) if layout else None, frame, options)
-    return build(opened, Path(out), options, engine=chosen, work=work, memory=memory, shard=shard, progress=progress)
+        work = _Elsewhere(anywhere(model), str(Path(layout).absolute()) if layout else None, frame, options, device)
+    return build(
+        opened,
+        Path(out),
+        options,
+        engine=chosen,
+        work=work,
+        memory=memory,
+        shard=shard,
+        device=device,
+        progress=progress,
+    )
+
+
+def _resolved(device: str) -> str:
+    """The device that ``auto`` is in this process."""
+    return a_card() if device == "auto" else device
 
 
 def anywhere(ref: str | Path) -> str:
@@ -73,9 +95,10 @@ class _Elsewhere:
     layout: str | None
     frame: str
     options: Options
+    device: str
 
     def __call__(self, unit: Unit) -> Part:
-        return compute(_opened(self.ref, self.layout, self.frame), unit, self.options)
+        return compute(_opened(self.ref, self.layout, self.frame), unit, self.options, _resolved(self.device))
 
 
 @lru_cache(maxsize=1)

@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 from threadpoolctl import threadpool_limits
 
 from covector.atlas.assemble import assemble
-from covector.atlas.budget import fitting_workers
+from covector.atlas.budget import TORCH_BYTES, fitting_workers
 from covector.atlas.decompose import decompose
 from covector.atlas.nulls import draw_nulls
 from covector.atlas.parts import Parts
@@ -27,6 +27,7 @@ from covector.io.atlas import MANIFEST, Atlas, read_manifest, write_manifest
 from covector.io.atlas_check import clipped
 from covector.io.atlas_parts import FOLDER, Part, write_part
 from covector.linalg.half import only_float32
+from covector.linalg.on_device import card, products_on
 from covector.model.opened import Model
 from covector.render.plain import plain
 
@@ -62,9 +63,12 @@ class Shard:
 WHOLE = Shard()
 
 
-def compute(model: Model, unit: Unit, options: Options) -> Part:
-    """One unit's part. In float32: of a table in half precision no count of memory knows."""
-    with only_float32():
+def compute(model: Model, unit: Unit, options: Options, device: str = "cpu") -> Part:
+    """One unit's part; on a `device` only the products with vocabularies are made.
+
+    In float32: of a table in half precision no count of memory knows.
+    """
+    with only_float32(), products_on(card(device)):
         return draw_nulls(model, unit, options) if unit.basis else decompose(model, unit, options)
 
 
@@ -77,6 +81,7 @@ def build(
     work: Callable[[Unit], Part] | None = None,
     memory: int | None = None,
     shard: Shard = WHOLE,
+    device: str = "cpu",
     progress: Progress | None = None,
 ) -> Atlas | None:
     """Build, or go on building, the atlas of a model in `folder`; None when units of other shards are still missing.
@@ -95,7 +100,7 @@ def build(
         _clear(folder)
         return Atlas(folder)
     if memory is not None:
-        engine = _within(model, plan, options, engine, memory)
+        engine = _within(model, plan, options, engine, memory - (TORCH_BYTES if device != "cpu" else 0))
     _begin(folder, request)
     mine = shard.mine(plan)
     missing = [unit for unit in mine if parts.read(unit) is None]
@@ -105,7 +110,7 @@ def build(
     tell = progress or _silent
     done = len(mine) - len(missing)
     tell(done, len(mine), 1 - left / max(total, 1.0), "")
-    for unit, part in engine.run(work or _Here(model, options), missing):
+    for unit, part in engine.run(work or _Here(model, options, device), missing):
         write_part(folder, parts.stamped(part))
         done, left = done + 1, left - unit.flops
         tell(done, len(mine), 1 - left / total, unit.name)
@@ -115,11 +120,11 @@ def build(
 class _Here:
     """The work done in this process."""
 
-    def __init__(self, model: Model, options: Options) -> None:
-        self.model, self.options = model, options
+    def __init__(self, model: Model, options: Options, device: str) -> None:
+        self.model, self.options, self.device = model, options, device
 
     def __call__(self, unit: Unit) -> Part:
-        return compute(self.model, unit, self.options)
+        return compute(self.model, unit, self.options, self.device)
 
 
 def _silent(done: int, of: int, share: float, name: str) -> None:

@@ -35,6 +35,9 @@ def atlas(
         bool, typer.Option("--scores/--no-scores", help="Judge token lists too; without it a few times faster.")
     ] = True,
     rotations: Annotated[int, typer.Option("--rotations", help="Random bases per head that are judged beside it.")] = 1,
+    device: Annotated[
+        str, typer.Option("--device", help="Where products with vocabularies are made: auto, cpu, cuda, cuda:N.")
+    ] = "auto",
     frame: FrameName = "raw",
     layout: Layout = None,
     seed: Seed = 0,
@@ -63,6 +66,7 @@ def atlas(
             workers=workers,
             memory=None if memory is None else _bytes(memory),
             shard=Shard(*_shard(shard)),
+            device=device,
             progress=progress,
         )
     except KeyboardInterrupt:

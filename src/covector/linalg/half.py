@@ -23,6 +23,7 @@ import sys
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -53,24 +54,18 @@ FASTER, TRIAL = 1.5, (256, 1024, 4096)
 # Norms outside of this range could overflow or vanish when squared in float32.
 SAFE = (1e-15, 1e15)
 
-_forbidden, _done = 0, 0.0
-_counting = Lock()
+_done = 0.0
+_forbidden = ContextVar("_forbidden", default=False)
 
 
 @contextmanager
 def only_float32() -> Iterator[None]:
-    """Within the block no table of half precision is made, in any thread: where memory is counted."""
-    _forbid(1)
+    """Within the block no table of half precision is made by this thread: where memory is counted."""
+    token = _forbidden.set(True)
     try:
         yield
     finally:
-        _forbid(-1)
-
-
-def _forbid(change: int) -> None:
-    global _forbidden
-    with _counting:
-        _forbidden += change
+        _forbidden.reset(token)
 
 
 def pays(rows: int, n: int, d: int) -> bool:
@@ -80,7 +75,7 @@ def pays(rows: int, n: int, d: int) -> bool:
     """
     global _done
     work = float(rows) * n * d
-    if _forbidden or rows < ROWS or work < WORK:
+    if _forbidden.get() or rows < ROWS or work < WORK:
         return False
     _done += work
     there = "torch" in sys.modules or (_done >= WITHOUT_TORCH and find_spec("torch") is not None)

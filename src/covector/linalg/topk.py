@@ -24,6 +24,7 @@ from covector.axes import Bool, Float, Int
 from covector.errors import BadRequest, SpaceMismatch
 from covector.linalg import half
 from covector.linalg.grouped import largest_in_groups
+from covector.linalg.on_device import card_for
 
 # Scores held at a time: 667 rows of a 50,257-token vocabulary in float32. With half of it the products of d = 2048 run
 # a tenth slower.
@@ -180,9 +181,7 @@ class _Screening:
         directions = self.directions[rows]
         screened = block[: len(directions)]
         with np.errstate(all="ignore"):  # vectors that are left out may hold anything
-            np.matmul(_unit(directions).astype(self.tokens.dtype), self.tokens.T, out=screened)
-            if self.lengths is not None:
-                screened /= self.lengths.astype(self.tokens.dtype)
+            self._multiply(_unit(directions).astype(self.tokens.dtype), screened)
         if self.see is not None:
             screened[:, self.left_out] = 0.0
             self.see(rows, screened)
@@ -191,6 +190,16 @@ class _Screening:
         screened[:, self.left_out] = np.inf
         ids, low = self._winners(-directions, screened, -1)
         return top, (ids, -low)
+
+    def _multiply(self, unit: np.ndarray, out: np.ndarray) -> None:
+        lengths = None if self.lengths is None else self.lengths.astype(self.tokens.dtype)
+        card = card_for(len(unit), self.tokens)
+        if card is not None:
+            card.multiply(unit, self.tokens, lengths, out)
+            return
+        np.matmul(unit, self.tokens.T, out=out)
+        if lengths is not None:
+            out /= lengths
 
     def _winners(self, directions: np.ndarray, screened: np.ndarray, sign: int) -> tuple[np.ndarray, np.ndarray]:
         """Certain top k of each row by float64 score; `screened` are the scores times `sign`."""
