@@ -4,7 +4,7 @@ times at d = 2048, and at most 1/1.4 of what materialising all scores and sortin
 512 random directions against 50,257 float32 tokens. One thread, processor time, the contestants taking turns:
 
 * bare: ``directions @ tokens.T``, nothing else;
-* ours: `covector.linalg.topk.poles` in float32, as in an atlas: both poles, exact to float64, 128 MB of scores at a time;
+* ours: `covector.linalg.topk.poles` in float32, as in an atlas: both poles, exact to float64, 128 MB of scores a time;
 * naive: all scores at once, `argpartition` at both ends (as NumPy users write it).
 
 Exits with 1 when a median ratio misses. Targets: 1.15 and 1.08.

@@ -70,7 +70,7 @@ def test_the_answer_is_that_of_float64_whatever_the_vectors(always, kind, d, by_
 def test_the_answer_is_that_of_float64_with_vectors_left_out(seed, d, k, scale):
     vectors = scale * np.round(normal(seed, MANY, d) * 8) / 8
     keep = np.random.default_rng(seed).random(MANY) < 0.7
-    vectors[~keep] = np.nan
+    vectors[~keep] = np.nan if seed % 2 else 1e3 * vectors[~keep]
     directions = normal(seed + 1, 4, d).astype(float)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(half, "pays", lambda *_: True)
@@ -140,7 +140,12 @@ def test_a_table_is_made_once_for_vectors_that_cannot_change_and_goes_with_them(
     lengths.flags.writeable = False
     poles(directions, vectors, 3, lengths=lengths)
     assert always[4] is not always[3]
-    del vectors, lengths
+    del always[:], lengths
+    gc.collect()
+    assert not half._held
+    poles(directions, vectors, 3)
+    assert len(half._held) == 1
+    del vectors
     gc.collect()
     assert not half._held
 

@@ -87,11 +87,11 @@ def test_a_table_that_cannot_change_is_sent_once_and_goes_with_its_owner():
             assert not far._tables
             vectors.flags.writeable = False
             poles(directions, vectors, 3)
-            ((_, table),) = far._tables.values()
+            (table,) = far._tables.values()
             assert isinstance(table, FarTensor)
             np.testing.assert_array_equal(table.cpu().numpy(), vectors)
             poles(directions, vectors, 3)
-            ((_, again),) = far._tables.values()
+            (again,) = far._tables.values()
             assert again is table
             del vectors
             gc.collect()

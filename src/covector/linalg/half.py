@@ -191,14 +191,15 @@ def table(
     key = tuple(0 if array is None else id(array) for array in (vectors, keep, lengths))
     with _making:
         found = _held.get(key)
-        if found is None or any(reference() is None for reference in found[0]):
+        if found is None:
             _held.clear()
-            _held[key] = found = [weakref.ref(array) for array in given], _table(vectors, keep, lengths)
-            weakref.finalize(vectors, _held.pop, key, None)
-        return found[1]
+            _held[key] = found = _table(vectors, keep, lengths)
+            for array in given:  # another may get its number
+                weakref.finalize(array, _held.pop, key, None)
+        return found
 
 
-_held: dict[tuple[int, ...], tuple[list[weakref.ref[np.ndarray]], HalfTable]] = {}
+_held: dict[tuple[int, ...], HalfTable] = {}
 _making = Lock()
 
 

@@ -40,7 +40,7 @@ class Card:
 
     def __init__(self, device: str) -> None:
         self.device = _there(device)
-        self._tables: dict[int, tuple[weakref.ref[np.ndarray], torch.Tensor]] = {}
+        self._tables: dict[int, torch.Tensor] = {}
         self._making = threading.Lock()
         self._check()
 
@@ -79,11 +79,10 @@ class Card:
             return sent()
         with self._making:
             found = self._tables.get(id(tokens))
-            if found is None or found[0]() is not tokens:
-                found = weakref.ref(tokens), sent()
-                self._tables[id(tokens)] = found
-                weakref.finalize(tokens, self._tables.pop, id(tokens), None)
-            return found[1]
+            if found is None:
+                self._tables[id(tokens)] = found = sent()
+                weakref.finalize(tokens, self._tables.pop, id(tokens), None)  # another may get its number
+            return found
 
     def _check(self) -> None:
         """Products of 1 + 2⁻¹²: ten digits round it to 1, and all errors go one way."""
