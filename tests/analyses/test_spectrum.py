@@ -239,6 +239,29 @@ def test_a_map_of_zeros_has_no_numbers_and_disturbs_none() -> None:
     assert np.isfinite(curve.ys[2]).any()  # the median of the layer's other heads
 
 
+def test_the_null_of_a_jump_counts_the_maps_that_are_not_zero() -> None:
+    """Four heads of sixteen: the largest of four scores is not held against the largest of sixteen, nor the reverse."""
+    model = toy(n_layers=1, n_heads=16, d_model=64, d_head=4)
+    W_O = np.array(model.weights["L0.W_O"])
+    W_O[5:] = 0
+    few = spectrum(changed(model, L0__W_O=W_O), kinds=("ov",), draws=100)
+    five = spectrum(toy(n_layers=1, n_heads=5, d_model=64, d_head=4), kinds=("ov",), draws=100)
+    assert row(few, "L0H0.ov")["z_level"] == row(five, "L0H0.ov")["z_level"]
+    assert row(few, "L0H9.ov")["z"] is None
+    assert "inf" not in few.says
+
+
+def test_a_layer_of_zeros_is_no_layer_to_compare_with() -> None:
+    model = toy(n_layers=6, n_heads=3)
+    zeros = np.zeros_like(np.array(model.weights["L2.W_O"]))
+    table = spectrum(changed(model, L2__W_O=zeros), kinds=("ov",), draws=100)
+    assert row(table, "L2H1.ov")["z_layer"] is None
+    others = [row(table, f"L{layer}H0.ov")["z_layer"] for layer in (0, 1, 3, 4, 5)]
+    assert all(z is not None for z in others)
+    five = spectrum(toy(n_layers=5, n_heads=3), kinds=("ov",), draws=100)
+    assert row(table, "L0H0.ov")["z_layer_level"] == row(five, "L0H0.ov")["z_layer_level"]
+
+
 def test_few_places_are_not_compared() -> None:
     table = spectrum(toy(n_layers=1, n_heads=2), kinds=("ov", "in"), draws=100)
     assert table.says.startswith("Too few places")

@@ -150,6 +150,20 @@ def test_a_table_is_made_once_for_vectors_that_cannot_change_and_goes_with_them(
     assert not half._held
 
 
+def test_a_view_of_what_can_change_is_not_held(always):
+    directions, whole = normal(1, 4, 16), normal(2, MANY, 16)
+    view = whole[:]
+    view.flags.writeable = False
+    before = poles(directions, view, 3)
+    whole *= -1
+    assert_same(poles(directions, view, 3), without(directions, view, 3))
+    assert (poles(directions, view, 3).top == before.bottom).all()
+    assert not half._held
+    fixed = np.frombuffer(whole.tobytes(), np.float32).reshape(whole.shape)
+    assert half.is_fixed(fixed.T)
+    assert not half.is_fixed(np.frombuffer(bytearray(fixed.tobytes()), np.float32))
+
+
 def test_vectors_that_are_not_finite_are_refused_as_ever(always):
     vectors = normal(2, MANY, 8)
     vectors[5, 3] = np.nan

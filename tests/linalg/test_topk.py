@@ -202,3 +202,16 @@ def test_lengths_give_cosines_without_a_normalised_copy(seed, k):
 def test_a_length_of_zero_is_refused():
     with pytest.raises(BadRequest, match="lengths of kept vectors must be positive"):
         poles(np.ones((1, 3)), np.ones((4, 3)), 1, lengths=np.array([1.0, 0.0, 1.0, 1.0]))
+
+
+@pytest.mark.parametrize("scale", [1e-40, 1e37])
+def test_lengths_that_the_precision_of_the_vectors_cannot_hold_are_refused(scale):
+    """In float32 they would be zero, infinite or a few digits, and cosines wrong; in float64 they are like others."""
+    vectors = (scale * normal(16, 500, 4000)).astype(np.float32)
+    wide = vectors.astype(np.float64)
+    lengths = np.linalg.norm(wide, axis=1)
+    directions = normal(17, 2, 4000)
+    with pytest.raises(BadRequest, match="which float32 holds in full"):
+        poles(directions, vectors, 3, lengths=lengths)
+    units = by_sorting(directions, wide / lengths[:, None], 3)
+    np.testing.assert_array_equal(poles(directions, wide, 3, lengths=lengths).top, units.top)

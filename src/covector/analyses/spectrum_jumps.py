@@ -63,8 +63,9 @@ class Group:
 
     @property
     def heads(self) -> tuple[int, ...]:
-        """How many of them each layer has."""
-        return tuple(len(values) for values in self.of_layer(np.zeros(len(self.records))))
+        """How many of them each layer has that are not zero, layers that have any; the null is of these."""
+        alive = np.array([r.S.size > 0 for r in self.records])
+        return tuple(count for values in self.of_layer(alive) if (count := int(values.sum())))
 
     def of_layer(self, values: np.ndarray) -> list[np.ndarray]:
         """Values, one per place, cut by layer."""
@@ -135,7 +136,7 @@ def _quantities(group: Group) -> list[tuple[What, np.ndarray]]:
         largest = np.log([r.S[0] if r.S.size else 0.0 for r in group.records])
         norms = np.log([np.linalg.norm(r.S) for r in group.records])
     made: list[tuple[What, np.ndarray]] = [("z", largest), ("z_norm", norms)]
-    medians = np.array([np.median(values) for values in group.of_layer(largest)])
+    medians = np.array([_middle(values) for values in group.of_layer(largest)])
     if max(group.heads, default=0) > 1:
         made.append(("z_layer", medians))
     if len(medians) >= FEWEST_FOR_TREND and np.isfinite(medians).all():
@@ -150,18 +151,25 @@ def _jump(what: What, group: Group, x: np.ndarray, tests: int, level: float, see
     bound = float(np.quantile(null, 1 - level / tests))
     top = int(np.nanargmax(np.abs(scores)))
     site = None if what in OF_LAYERS else group.records[top].site
-    z, times = float(scores[top]), f"{np.exp(x[top] - np.nanmedian(x)):.3g} times"
+    z, times = float(scores[top]), f"{np.exp(x[top] - _middle(x)):.3g} times"
     place = f"layer {group.layers[top]}, {group.name}" if site is None else str(site)
-    maps = f"the median of {len(x)} {group.name} maps"
+    counted = int(np.isfinite(x).sum())
+    maps = f"the median of {counted} {group.name} maps" + (" that are not zero" if counted < len(x) else "")
     usual = {
         "z": f"σ₁ is {times} {maps}",
         "z_norm": f"the norm is {times} {maps}",
-        "z_layer": f"the median σ₁ is {times} the median of {len(x)} layers",
+        "z_layer": f"the median σ₁ is {times} the median of {counted} layers",
         "z_trend": f"σ₁ is {times} the trend over {len(x)} layers",
     }[what]
     alone = _first_dyad_alone(group, top, bound) if what == "z" and abs(z) > bound else ""
     words = f"{place}: {usual} (robust z {z:+.1f}, chance 95 % {bound:.1f}, p {ps[top]:.2g}{alone})"
     return Jump(what, group, scores, ps, bound, site, z, float(ps[top]), words, f"{place} ({usual}, z {z:+.1f})")
+
+
+def _middle(logs: np.ndarray) -> float:
+    """The median of those that are finite: maps of zeros left out."""
+    finite = logs[np.isfinite(logs)]
+    return float(np.median(finite)) if finite.size else float("nan")
 
 
 @lru_cache(maxsize=32)

@@ -183,10 +183,10 @@ def table(
 ) -> HalfTable:
     """The kept vectors, over their lengths if there are any, in bfloat16: two bytes per entry.
 
-    The last one is held for as long as its vectors are, if those and the other arrays cannot be written to.
+    The last one is held for as long as its vectors are, if neither those nor the other arrays can be written to.
     """
     given = [array for array in (vectors, keep, lengths) if array is not None]
-    if any(array.flags.writeable for array in given):
+    if not all(is_fixed(array) for array in given):
         return _table(vectors, keep, lengths)
     key = tuple(0 if array is None else id(array) for array in (vectors, keep, lengths))
     with _making:
@@ -197,6 +197,16 @@ def table(
             for array in given:  # another may get its number
                 weakref.finalize(array, _held.pop, key, None)
         return found
+
+
+def is_fixed(array: np.ndarray) -> bool:
+    """Whether nobody can write to an array: neither it nor one that it is a view of."""
+    at: object = array
+    while isinstance(at, np.ndarray):
+        if at.flags.writeable:
+            return False
+        at = at.base
+    return at is None or memoryview(at).readonly  # type: ignore[arg-type]
 
 
 _held: dict[tuple[int, ...], HalfTable] = {}

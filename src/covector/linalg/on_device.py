@@ -21,6 +21,7 @@ import numpy as np
 
 from covector.axes import Float
 from covector.errors import BadRequest, MissingExtra
+from covector.linalg.half import is_fixed
 
 if TYPE_CHECKING:
     import torch
@@ -75,7 +76,7 @@ class Card:
                 there[start : start + step].copy_(torch.from_numpy(part))
             return there
 
-        if tokens.flags.writeable:
+        if not is_fixed(tokens):
             return sent()
         with self._making:
             found = self._tables.get(id(tokens))

@@ -65,13 +65,15 @@ def poles(
     With `lengths`, the Euclidean lengths of the vectors, scores are divided by them: cosines (for unit directions)
     without a normalised copy of a vocabulary. Lengths of kept vectors must be positive.
 
-    Exact: the order is that of the float64 scores, ties by lower id. `keep` leaves vectors out of the running without
+    Exact: the order is that of the float64 scores, ties by lower id (for directions of 1e-290 or longer: products that
+    fall below float64's normal numbers lose digits). `keep` leaves vectors out of the running without
     changing the order of the rest; a k beyond what is left is capped. Ids refer to the rows of `vectors`.
     `see(rows, scores)` is shown every block of screened scores while it is there (of directions scaled to length one;
     whatever stands for vectors that are left out is 0), to sum over the vectors what would not fit in memory.
-    Raises BadRequest for k < 1, nothing kept, or kept vectors (or directions) that are not finite; SpaceMismatch for
-    widths that differ. Memory beyond inputs and result: 128 MB of scores, and a float32 copy of float16 vectors; or one
-    of half precision, and torch, where that is quicker (never with `see`, nor inside `half.only_float32`).
+    Raises BadRequest for k < 1, nothing kept, kept vectors (or directions) that are not finite, or lengths outside the
+    normal numbers of the vectors' precision; SpaceMismatch for widths that differ. Memory beyond inputs and result:
+    128 MB of scores, and a float32 copy of float16 vectors; or one of half precision, and torch, where that is quicker
+    (never with `see`, nor inside `half.only_float32`).
     """
     n = _check(directions, vectors, k, keep)
     few = 2 * n < vectors.shape[0] and n * vectors.shape[1] * vectors.itemsize <= BUFFER_BYTES
@@ -81,7 +83,7 @@ def poles(
         found = poles(directions, vectors[ids], k, lengths=None if lengths is None else lengths[ids])
         return Poles(ids[found.top], found.top_score, ids[found.bottom], found.bottom_score)
     if lengths is not None:
-        _check_lengths(lengths if keep is None else lengths[keep])
+        _check_lengths(lengths if keep is None else lengths[keep], vectors.dtype)
     k = min(int(k), n)
     if see is None and vectors.dtype != np.float64 and half.pays(len(directions), n, vectors.shape[1]):
         table = half.table(vectors, keep, lengths)
@@ -272,9 +274,15 @@ def _joined(pairs: list[tuple[np.ndarray, np.ndarray]], k: int) -> tuple[np.ndar
     return np.concatenate([ids for ids, _ in pairs]), np.concatenate([score for _, score in pairs])
 
 
-def _check_lengths(lengths: np.ndarray) -> None:
+def _check_lengths(lengths: np.ndarray, stored: np.dtype) -> None:
     if not (np.isfinite(lengths).all() and lengths.min() > 0):
         raise BadRequest("lengths of kept vectors must be positive and finite; leave the others out with keep")
+    about = np.finfo(np.float64 if stored == np.float64 else np.float32)
+    if lengths.min() < about.smallest_normal or lengths.max() > about.max:
+        raise BadRequest(
+            f"lengths of kept vectors must be {about.smallest_normal:.1e} to {about.max:.1e}, which {about.dtype} "
+            f"holds in full, came {lengths.min():.1e} to {lengths.max():.1e}; scale the vectors, or use float64"
+        )
 
 
 def _check(directions: np.ndarray, vectors: np.ndarray, k: int, keep: np.ndarray | None) -> int:
