@@ -1,18 +1,30 @@
 """Judged columns of an atlas: what each direction's lists score by themselves, whoever is judged beside it."""
 
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 import covector
+from covector.analyses.score import GROUP
 from covector.arch.toy import random_model
+from covector.atlas.judge import DENSE_DRAWS
 from covector.atlas.plan import Options
 from covector.building import build_atlas
 from covector.io.atlas import Atlas
-from covector.linalg.chance.lists import basis_lists
+from covector.linalg.chance.lists import basis_lists, haar_lists, matched_lists
+from covector.linalg.chance.pareto import tail_p
 from covector.linalg.list_scores import list_scores
+from covector.linalg.maps import Map
+from covector.linalg.stability import DRAWS, ONE_PERCENT, stability
+from covector.linalg.svd import SVD
 from covector.model.opened import Model
 
 JUDGED = (
@@ -40,7 +52,9 @@ def whole(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Atlas:
 
 
 def rows_of(atlas: Atlas) -> pd.DataFrame:
-    return pd.read_parquet(atlas.folder / "index.parquet")
+    rows = pd.read_parquet(atlas.folder / "index.parquet")
+    assert isinstance(rows, pd.DataFrame)
+    return rows
 
 
 @pytest.mark.parametrize("rank", [1, 4])
@@ -53,24 +67,97 @@ def test_what_a_dyads_lists_score_does_not_depend_on_how_many_are_kept(model, wh
         np.testing.assert_allclose(few[name], every[name], rtol=1e-5, atol=1e-8, err_msg=name)
 
 
-def test_lists_judged_together_are_those_judged_alone(model, whole):
-    """Every side by itself, from the map's own vectors in float64."""
-    rows, seen = rows_of(whole), 0
-    for place, side in {(s, d) for s, d in zip(rows.site, rows.side, strict=True) if ".ov" in s or ".qk" in s}:
-        found = covector.svd(model.map(place))
-        basis = model.bases["token_out" if side == "write" else "token_in"]
-        words = model.bases.dictionary(basis.name)
+def spellings(words: list[str]) -> float:
+    """Mean cosine of pairs of counts of character pairs and triples, by counting."""
+    counted = []
+    for word in words:
+        marked = f"<{word.strip('·▁Ġ ').casefold()}>"
+        counted.append(Counter(marked[i : i + n] for n in (2, 3) for i in range(len(marked) - n + 1)))
+    cosines = [
+        sum(a[g] * b[g] for g in a) / np.sqrt(sum(v * v for v in a.values()) * sum(v * v for v in b.values()))
+        for a, b in combinations(counted, 2)
+    ]
+    return float(np.mean(cosines))
+
+
+def sides(model: Model, atlas: Atlas) -> Iterator[tuple[pd.DataFrame, Map, SVD, np.ndarray, str, str]]:
+    """Rows of every side of every map that are compared with tokens, and the map's own vectors in float64."""
+    rows = rows_of(atlas)
+    for place, side in sorted({(p, s) for p, s in zip(rows.site, rows.side, strict=True) if not p.endswith("embed")}):
+        m = model.map(place)
+        found = covector.svd(m)
+        told = rows.loc[(rows.site == place) & (rows.side == side)]
+        assert isinstance(told, pd.DataFrame)
         vectors = found.Vh if side in ("write", "key") else found.U.T
-        alone = list_scores(vectors, words.lists(vectors), words, seed=0)
-        rotated = basis_lists(words, vectors, draws=len(vectors), seed=0)
-        assert rotated is not None
-        told = rows[(rows.site == place) & (rows.side == side)]
-        np.testing.assert_allclose(told.coherence, alone.coherence, rtol=1e-5, atol=1e-8)
+        yield told, m, found, vectors[: len(told)], side, "token_out" if side == "write" else "token_in"
+
+
+def test_lists_judged_together_are_those_judged_alone(model, whole):
+    """Every side by itself. All judged columns, each against what it is said to be."""
+    seen = 0
+    for told, _, _, vectors, _, basis in sides(model, whole):
+        words, labels = model.bases.dictionary(basis), model.bases[basis].labels
+        lists = words.lists(vectors)
+        alone = list_scores(vectors, lists, words, seed=0)
+        near = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7)
+        near(told.coherence, alone.coherence)
+        np.testing.assert_array_equal(told.score_pole, np.where(alone.by_pole[:, 0] >= alone.by_pole[:, 1], 1, -1))
         np.testing.assert_allclose(told.heldout, alone.auc, atol=1e-6)
-        np.testing.assert_allclose(told.p_coherence_svd, rotated.p("coherence", alone.coherence), rtol=1e-4)
-        np.testing.assert_allclose(told.z_coherence_svd, rotated.z("coherence", alone.coherence), rtol=1e-4, atol=1e-6)
-        seen += 1
+        np.testing.assert_allclose(told.heldout_low, alone.low, atol=1e-5)
+        np.testing.assert_allclose(told.heldout_high, alone.high, atol=1e-5)
+        assert (told.heldout_low < told.heldout).all()
+        assert (told.heldout < told.heldout_high).all()
+        near(told.whole, alone.whole)
+        np.testing.assert_allclose(told.carried, alone.carries / alone.whole, rtol=1e-4)
+        members = np.where(told.score_pole.to_numpy()[:, None] > 0, lists.top, lists.bottom)[:, : words.scored]
+        by_hand = [spellings([str(labels[i]) for i in row]) for row in members]
+        np.testing.assert_allclose(told.lexical, by_hand, atol=1e-6)
+        groups = max(1, words.scored // GROUP)
+        found = np.round(told.intruder * groups)
+        np.testing.assert_allclose(told.intruder * groups, found, atol=1e-6)
+        chance = 1 / (words.scored // groups + 1)
+        np.testing.assert_allclose(told.p_intruder, stats.binom.sf(found - 1, groups, chance), rtol=1e-5)
+        if len(vectors) == 6:  # a head's whole subspace
+            rotated = basis_lists(words, vectors, draws=6, seed=0)
+            assert rotated is not None
+            np.testing.assert_allclose(told.p_coherence_svd, rotated.p("coherence", alone.coherence), rtol=1e-4)
+            z = rotated.z("coherence", alone.coherence)
+            np.testing.assert_allclose(told.z_coherence_svd, z, rtol=1e-4, atol=1e-6)
+            seen += 1
+        else:
+            assert told.p_coherence_svd.isna().all()
     assert seen == 2 * 3 * 4
+
+
+def test_chances_are_tails_among_lists_of_random_directions_of_the_same_basis(model, whole):
+    for basis in ("token_in", "token_out"):
+        words, labels = model.bases.dictionary(basis), model.bases[basis].labels
+        haar, cov = haar_lists(words, draws=40, seed=0).scores, matched_lists(words, draws=40, seed=0).scores
+        spelt = [spellings([str(labels[i]) for i in row[: words.scored]]) for row in haar.members]
+        nulls = {
+            "p_coherence": ("coherence", haar.coherence),
+            "p_coherence_cov": ("coherence", cov.coherence),
+            "p_heldout": ("heldout", haar.auc),
+            "p_whole": ("whole", haar.whole),
+            "p_lexical": ("lexical", np.array(spelt)),
+        }
+        for told in (told for told, *_, of in sides(model, whole) if of == basis):
+            for name, (score, null) in nulls.items():
+                np.testing.assert_allclose(told[name], tail_p(told[score].to_numpy(), null), rtol=1e-3, err_msg=name)
+
+
+def test_stability_is_that_of_the_side_and_the_map(model, whole):
+    """The two sides of a map turn by different amounts; noise is drawn per place."""
+    differ = 0
+    for told, m, found, _, side, _ in sides(model, whole):
+        site = model.site(told.site.iloc[0])
+        layer, head = (0 if at is None else at + 1 for at in (site.layer, site.head))
+        place = (0, layer, head, zlib.crc32(site.kind.encode()))
+        moved = stability(m, found, delta=ONE_PERCENT, draws=DRAWS if head else DENSE_DRAWS, seed=place)
+        expected, other = (moved.write, moved.read) if side in ("write", "key") else (moved.read, moved.write)
+        np.testing.assert_allclose(told.stability, expected[: len(told)], rtol=1e-5)
+        differ += bool(head) and not np.allclose(expected, other, rtol=3e-5)
+    assert differ == 2 * 3 * 4
 
 
 def test_more_rotations_are_pooled(model, whole, tmp_path):

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from covector.analyses.spectrum_jumps import OF_LAYERS, Group, Jump
+from covector.axes import Float
 from covector.linalg.chance.outliers import CONSISTENT
 from covector.linalg.chance.random_matrix import SpectrumNull, norm_band
 from covector.render import Table
@@ -72,13 +73,16 @@ def _depth(group: Group, own: Sequence[Jump]) -> Curve:
     names = ["largest σ₁ of a layer", "median σ₁", "median Frobenius norm"]
     if all(len(v) == 1 for v in by_layer):
         ys, names = [ys[0], ys[2]], ["σ₁", "Frobenius norm"]
-    level = next((j.level for j in own if j.what == "z"), None)
-    logs = np.log(largest[largest > 0])
-    band = None
-    if level is not None and logs.size:
-        middle = np.median(logs)
-        reach = level * CONSISTENT * np.median(np.abs(logs - middle))
-        band = (float(np.exp(middle - reach)), float(np.exp(middle + reach)))
+    # Of places or of layers, whichever is farther out of line: the sentence names that one.
+    compared = {
+        "z": largest,
+        "z_layer": np.array([np.nanmedian(v) if np.isfinite(v).any() else np.nan for v in by_layer]),
+    }
+    told = max((j for j in own if j.what in compared), key=lambda j: abs(j.z) / j.level, default=None)
+    band = None if told is None else _in_line(compared[told.what], told.level)
+    band_name = (
+        "σ₁ in line with its kind" if told is None or told.what == "z" else "median σ₁ in line with other layers"
+    )
     return Curve(
         x=layers,
         ys=np.array(ys),
@@ -89,8 +93,18 @@ def _depth(group: Group, own: Sequence[Jump]) -> Curve:
         y_unit="",
         log_y=True,
         band=band,
-        band_name="σ₁ in line with its kind, 95 % over the request",
+        band_name=f"{band_name}, 95 % over the request",
     )
+
+
+def _in_line(sizes: Float[np.ndarray, " n"], level: float) -> tuple[float, float] | None:
+    """Between which sizes |robust z| stays below the level; zeros and what is missing are not counted."""
+    logs = np.log(sizes[sizes > 0])
+    if not logs.size:
+        return None
+    middle = np.median(logs)
+    reach = level * CONSISTENT * np.median(np.abs(logs - middle))
+    return float(np.exp(middle - reach)), float(np.exp(middle + reach))
 
 
 def _outside(group: Group, own: Sequence[Jump]) -> list[int]:
