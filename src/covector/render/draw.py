@@ -38,6 +38,7 @@ _HUES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#333
 _DASHES = ("-", "--", ":")
 _STANDING_OUT = "#d55e00"  # beside curves in shades of blue
 _KEYED = 8  # ordered curves that the key names one by one
+_FEW_DECADES = 100  # a logarithmic axis that reaches over less has numbers between its decades
 _GREY, _PALE, _RULE = "#767676", "#e9e9e9", "#ececec"
 _LETTER = 0.076  # inches that one terminal cell of 9 pt DejaVu Sans takes, a little more than the mean letter
 _BOLD = 0.088  # the same of 10 pt bold, of which titles are made
@@ -180,11 +181,18 @@ def _draw_curve(fig: "Figure", curve: Curve, spell: Spell) -> "Axes":
     if curve.log_y:
         ax.set_yscale("log")
         ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")  # the default one writes TeX
-        ax.yaxis.set_minor_formatter(lambda *_: "")
+        low, high = ax.get_ylim()
+        ax.yaxis.set_minor_formatter(_between_decades if high < _FEW_DECADES * low else lambda *_: "")
     if np.equal(curve.x, np.round(curve.x)).all():
         ax.locator_params(axis="x", integer=True)
     _key(ax, len(curve.names) + (curve.band is not None))
     return ax
+
+
+def _between_decades(value: float, _: object) -> str:
+    """2 and 5 of each decade: an axis of one or two has hardly a number otherwise."""
+    digits = value / 10.0 ** np.floor(np.log10(value))
+    return f"{value:g}" if min(abs(digits - 2), abs(digits - 5)) < 1e-6 else ""
 
 
 def _curve_styles(curve: Curve) -> list[dict[str, Any]]:
