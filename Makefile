@@ -36,6 +36,7 @@ bench: setup-all
 
 # Claims that are judged by processor time on one thread, so that a busy machine does not decide them.
 QUICK := product_svd_is_faster_than_dense mlp_svd_is_faster_than_torch help_and_import_are_quick \
+	projection_costs_little_more_than_a_product half_precision_screens_exactly \
 	a_patching_sweep_costs_its_suffixes rollouts_cost_their_steps
 
 bench-quick: setup-all

@@ -37,6 +37,7 @@ def measure(d: int) -> tuple[float, float, float]:
     """Median ratios ours/bare and naive/ours, and the bare product's GFLOP/s."""
     rng = np.random.default_rng(d)
     tokens = rng.standard_normal((TOKENS, d), dtype=np.float32)
+    tokens.flags.writeable = False  # as a model's are
     directions = rng.standard_normal((DIRECTIONS, d))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     narrow = directions.astype(np.float32)

@@ -1,5 +1,7 @@
 """Both poles of every direction: exactly the float64 extremes, ties by id, whatever the chunk or the screening."""
 
+import gc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -215,3 +217,21 @@ def test_lengths_that_the_precision_of_the_vectors_cannot_hold_are_refused(scale
         poles(directions, vectors, 3, lengths=lengths)
     units = by_sorting(directions, wide / lengths[:, None], 3)
     np.testing.assert_array_equal(poles(directions, wide, 3, lengths=lengths).top, units.top)
+
+
+def test_the_longest_vector_is_remembered_for_as_long_as_it_cannot_change():
+    directions, vectors = normal(1, 4, 16), normal(2, MANY, 16, dtype=np.float32)
+    expected = poles(directions, vectors, 5)
+    assert not topk._longest_of
+    vectors.flags.writeable = False
+    assert_same(poles(directions, vectors, 5), expected)
+    (longest,) = topk._longest_of.values()
+    assert longest == pytest.approx(np.linalg.norm(vectors, axis=1).max(), rel=1e-5)
+    assert longest >= np.linalg.norm(vectors.astype(float), axis=1).max() * (1 - 16 * 2**-24)
+    assert_same(poles(directions, vectors, 5), expected)
+    some = np.arange(MANY) < 3000
+    poles(directions, vectors, 5, keep=some)
+    assert len(topk._longest_of) == 1
+    del vectors
+    gc.collect()
+    assert not topk._longest_of
