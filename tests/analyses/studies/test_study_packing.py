@@ -54,6 +54,26 @@ def test_only_significant_directions_count_and_copies_count_once(tmp_path):
     assert rows["ov write"]["largest"] > 0.2
 
 
+def test_heads_with_a_significant_direction_are_counted_per_layer_and_against_a_random_spread(tmp_path):
+    """All sixteen significant ones in two of sixteen heads; at random they would be in ten or so."""
+
+    def change(columns, rng):
+        columns["q_dir"] = np.where((columns["site"] == "L1H0.ov") | (columns["site"] == "L1H2.ov"), 0.01, 0.9)
+
+    table = packing(synthetic(tmp_path / "a", change, kinds=("ov", "mlp.out")))
+    rows = {r["set"]: r for r in table.rows}
+    assert (rows["all"]["heads"], rows["all"]["of_heads"]) == (2, 16)
+    assert 10 <= rows["all"]["heads_null"] <= 16
+    assert (rows["L1 heads"]["heads"], rows["L1 heads"]["of_heads"]) == (2, 4)
+    assert rows["L1 heads"]["n"] == rows["all"]["n"] == 2 * 2 * 8
+    assert "L0 heads" not in rows  # it has none
+    assert "2 of 16 heads have one" in table.says
+    assert table.says.endswith("concentrated in few.")
+    spread = {r["set"]: r for r in packing(synthetic(tmp_path / "b", some(), kinds=("ov", "mlp.out"))).rows}
+    assert spread["all"]["heads"] >= spread["all"]["heads_null"]
+    assert spread["mlp.out write"]["heads"] is None
+
+
 def test_other_rules_and_too_few_directions(tmp_path):
     def change(columns, rng):
         columns["interpretable"] = columns["dyad"] == 0

@@ -13,9 +13,10 @@ import numpy as np
 
 from covector.analyses.studies.directions import Directions, directions, told_of
 from covector.analyses.studies.study import Study
-from covector.axes import Bool
+from covector.axes import Bool, Int
 from covector.errors import BadRequest
 from covector.io.atlas import Atlas
+from covector.linalg.chance.streams import generator
 from covector.linalg.norms import lengths
 from covector.linalg.packing import Packing, null_packings, welch_bound
 from covector.linalg.packing import packing as packed
@@ -41,14 +42,25 @@ class Set:
     found: Packing
     null: list[Packing]
     of: int
+    heads: "Heads"
+
+
+@dataclass(frozen=True, eq=False)
+class Heads:
+    """How many of a set's heads have a significant direction, and how many if as many were spread at random."""
+
+    found: int
+    of: int
+    null: Int[np.ndarray, " draws"]
 
 
 def packing(atlas: Atlas, *, rule: str = "near", draws: int = DRAWS, seed: int = 0) -> Table:
-    """Packing of the significant directions of an atlas: one row per side and kind, all together first.
+    """Packing of the significant directions of an atlas: all together, per side and kind, and of each layer's heads.
 
     `rule`: ``near``, ``coherent`` or ``interpretable``. Chance is that of as many random directions, orthonormal within
     each site's side as singular directions are: 95 % of `draws` sets have a smaller largest |cos|, a smaller rms, more
-    dimensions. Heads that share keys and values share directions: their copies are left out.
+    dimensions. Heads that share keys and values share directions: their copies are left out. `heads` counts the heads
+    with a significant direction of either circuit; its chance is that of as many among the same directions at random.
     Raises BadRequest for another rule, draws < 20, or fewer than two significant directions.
     """
     if rule not in RULES or draws < 20:
@@ -64,6 +76,8 @@ def packing(atlas: Atlas, *, rule: str = "near", draws: int = DRAWS, seed: int =
     sets = {"all": np.ones(len(value), bool)}
     sets |= {"read": places.side != "write", "write": places.side == "write"}
     sets |= {f"{kind} {side}": at for kind, side, at in places.groups()}
+    layers = sorted(set(places.layer[places.is_head].tolist()))
+    sets |= {f"L{layer} heads": places.is_head & (places.layer == layer) for layer in layers}
     rows = atlas.units(slice(None), np.float32)
     found = [_set(name, rows, places, at, significant, draws, seed) for name, at in sets.items()]
     kept = [one for one in found if one is not None]
@@ -89,7 +103,18 @@ def _set(
     vectors = vectors / lengths(vectors)[:, None].astype(np.float32)
     sizes = np.unique(groups, return_counts=True)[1].tolist()
     null = null_packings(sizes, vectors.shape[1], draws=draws, seed=seed)
-    return Set(name, _rounded(packed(vectors)), [_rounded(one) for one in null], int(at.sum()))
+    heads = _heads(places, at, significant, draws, seed)
+    return Set(name, _rounded(packed(vectors)), [_rounded(one) for one in null], int(at.sum()), heads)
+
+
+def _heads(
+    places: Directions, at: Bool[np.ndarray, " n"], significant: Bool[np.ndarray, " n"], draws: int, seed: int
+) -> Heads:
+    among = np.flatnonzero(at & places.is_head)
+    of = np.unique([str(site).partition(".")[0] for site in places.site[among]], return_inverse=True)[1]
+    hits, rng = significant[among], generator(seed, "spread over heads")
+    spread = [len(np.unique(of[rng.permutation(len(among))[: hits.sum()]])) for _ in range(draws)]
+    return Heads(len(np.unique(of[hits])), int(of.max(initial=-1)) + 1, np.array(spread, np.int64))
 
 
 def _rounded(found: Packing) -> Packing:
@@ -126,6 +151,11 @@ def _table(atlas: Atlas, sets: list[Set], rule: str, draws: int, seed: int) -> T
         Column("dimensions", np.array([one.found.dimensions for one in sets]), digits=1,
                about="dimensions that they fill, (Σλ)²/Σλ² of their second moment", chance="dimensions_null"),
         Column("dimensions_null", chance("dimensions", ALPHA), digits=1, about="95 % of random sets fill more"),
+        Column("heads", np.array([one.heads.found if one.heads.of else np.nan for one in sets]), digits=0,
+               about="heads that have a significant direction", chance="heads_null"),
+        Column("heads_null", np.array([_fewest(one.heads) for one in sets]), digits=0,
+               about="as many spread at random over the same directions: 95 % are in so many heads or more"),
+        Column("of_heads", np.array([one.heads.of for one in sets]), about="heads in all"),
     ]  # fmt: skip
     return Table(
         columns=columns,
@@ -142,6 +172,10 @@ def _table(atlas: Atlas, sets: list[Set], rule: str, draws: int, seed: int) -> T
     )  # fmt: skip
 
 
+def _fewest(heads: Heads) -> float:
+    return float(np.quantile(heads.null, ALPHA, method="lower")) if heads.of else float("nan")
+
+
 def _says(sets: list[Set], d: int) -> str:
     whole = sets[0]
     n, found = whole.found.n, whole.found
@@ -153,7 +187,12 @@ def _says(sets: list[Set], d: int) -> str:
     said += f"The nearest two have {found.largest:.3f} (random sets {largest:.3f}), "
     how = "closer together than random ones" if found.rms > typical else "as spread out as random ones"
     said += f"the typical pair {found.rms:.3f} (random {typical:.3f}): {how}. "
-    return f"{said}They fill {found.dimensions:.0f} of {d} dimensions."
+    said += f"They fill {found.dimensions:.0f} of {d} dimensions."
+    heads = whole.heads
+    if not heads.of:
+        return said
+    few = "concentrated in few" if heads.found < _fewest(heads) else "not concentrated"
+    return f"{said} {heads.found} of {heads.of} heads have one (spread at random: {_fewest(heads):.0f} or more): {few}."
 
 
 def _picture(table: Table) -> Scatter:
