@@ -30,13 +30,17 @@ def synthetic(
     layers: int = 4,
     heads: int = 4,
     d_head: int = 8,
+    ranks: tuple[int, ...] = (),
     d: int = 32,
     kinds: tuple[str, ...] = ("ov", "qk", "mlp.in", "mlp.out", "embed"),
     rotations: int = 1,
     name: str = "made",
     frame_name: str = "raw",
 ) -> Atlas:
-    """An atlas in which nothing means anything: every p is uniform, every z normal; `change` puts something in."""
+    """An atlas in which nothing means anything: every p is uniform, every z normal; `change` puts something in.
+
+    `ranks`: how many dyads the heads of a layer have, in turn, where it is not `d_head`.
+    """
     rng = np.random.default_rng(seed)
     rows: list[dict] = []
     sites, vectors = [], []
@@ -44,7 +48,7 @@ def synthetic(
         for layer in range(layers) if kind != "embed" else (None,):
             for head in range(heads) if kind in ("ov", "qk") else (None,):
                 place = kind if layer is None else f"L{layer}" + (f"H{head}.{kind}" if head is not None else f".{kind}")
-                rank = d_head if head is not None else d
+                rank = (ranks or (d_head,))[head % max(1, len(ranks))] if head is not None else d
                 sites.append({"site": place, "layer": layer, "head": head, "kind": kind, "sigma": np.ones(rank)})
                 for side in SIDES[kind]:
                     vectors.append(frame(rng, d, rank))

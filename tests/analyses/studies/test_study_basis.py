@@ -43,6 +43,50 @@ def test_the_chance_of_a_small_p_is_that_of_its_steps(tmp_path):
         assert row(table, "ov", "read", "cosine")["small_null"] == 0.05
 
 
+def counted(columns, rng):
+    """p of every head counted among one random basis of its own, as large as the head is, shared by its directions."""
+    site, side = columns["site"].astype(str), columns["side"].astype(str)
+    is_head = ~np.isnan(columns["p_coherence_svd"])
+    for one in np.unique(site[is_head]):
+        for which in np.unique(side[site == one]):
+            at = (site == one) & (side == which)
+            draws = rng.normal(size=at.sum())
+            columns["p_coherence_svd"][at] = (1 + (draws >= rng.normal(size=(at.sum(), 1))).sum(axis=1)) / (
+                at.sum() + 1
+            )
+
+
+def test_heads_of_unlike_rank_win_half_of_their_pairs_by_chance(tmp_path):
+    """Eight heads of 2 dyads and eight of 8, p counted among 2 and 8: wins of ½ on average, said so as often as 5 %.
+
+    Undone as if all were counted among 8, the thin heads would win .44: 1 − (9p − 1)/8 of p = ⅓, ⅔, 1 is .75, .375, 0.
+    """
+    superior, small = [], []
+    for seed in range(60):
+        for r in basis(synthetic(tmp_path / str(seed), counted, seed=seed, kinds=("ov",), ranks=(8, 2))).rows:
+            if r["score"] == "coherence":
+                superior.append(r["superior"])
+                small.append(r["p_heads"])
+    # The mean of r × r wins of r + r exchangeable values has a variance of (2r + 1)/12r²: .104 and .022 for 2 and 8,
+    # so a centre of 16 heads errs by about .06, and 120 of them by .006.
+    assert np.mean(superior) == pytest.approx(0.5, abs=3 * 0.006)
+    assert np.mean(np.array(small) <= 0.05) < 0.05 + 3 * np.sqrt(0.05 * 0.95 / len(small))
+
+
+def test_a_thin_head_is_judged_by_its_own_random_directions(tmp_path):
+    """A p of ⅓ among 2 is both beaten: 1; the same among 8, 3/9, is 6 of 8. Their mean is what the row centres on."""
+
+    def change(columns, rng):
+        columns["p_coherence_svd"] = np.where(np.isnan(columns["p_coherence_svd"]), np.nan, 1 / 3)
+
+    found = row(basis(synthetic(tmp_path / "a", change, ranks=(8, 2))), "ov", "write")
+    assert found["superior"] == pytest.approx((1 + 0.75) / 2, abs=1e-12)
+    # By steps of ⅓ and of 1/9 no p is below .05; 2 directions with 2 draws are worth 1, 8 with 8 are worth 4.
+    assert found["small_null"] == 0.0
+    assert found["n"] == 80
+    assert found["p_excess"] == pytest.approx(special.smirnov(40, found["excess"]), rel=1e-9, abs=0)
+
+
 @pytest.mark.parametrize(("raised", "sign"), [(0.5, 1), (-0.5, -1)])
 def test_a_basis_that_is_better_or_worse_than_rotated_ones_is_told_so(tmp_path, raised, sign):
     def change(columns, rng):

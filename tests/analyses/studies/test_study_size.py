@@ -39,6 +39,8 @@ def test_models_are_told_in_the_order_of_their_size_whatever_the_order_given(tmp
     assert list(table["model"]) == ["a", "b"]
     assert table.meta["slopes"]["near"]["value"] == pytest.approx(0.25, abs=1e-9)
     assert "two models, which differ by +25.0 points" in table.says
+    # Both are 32 wide: a study of width would refuse them.
+    assert table.next == f"covector study kinds {b.folder}"
 
 
 def test_the_interval_over_models_holds_a_slope_of_nothing_at_the_nominal_rate(tmp_path):
@@ -48,7 +50,7 @@ def test_the_interval_over_models_holds_a_slope_of_nothing_at_the_nominal_rate(t
     misses = 0
     for _ in range(200):
         chosen = rng.permutation(24)[:4]
-        found = size([atlases[i] for i in chosen], [100, 1000, 10_000, 100_000], draws=20).meta["slopes"]["z"]
+        found = size([atlases[i] for i in chosen], [100, 1000, 10_000, 100_000]).meta["slopes"]["z"]
         misses += not found["models_low"] <= 0 <= found["models_high"]
     assert abs(misses / 200 - 0.05) < 3 * np.sqrt(0.05 * 0.95 / 200)
 
@@ -75,3 +77,12 @@ def test_wrong_requests_are_refused(tmp_path):
         size([atlas], [10, 20])
     with pytest.raises(BadRequest, match="expected directions of kind nothing"):
         size([atlas, atlas], [10, 20], kinds="nothing")
+
+
+def test_models_of_one_site_have_no_interval_over_sites(tmp_path):
+    """The embedding is one site: what other sites would show is not known, and nothing is said to fall or rise."""
+    a, b = (synthetic(tmp_path / n, of_share(s), name=n) for n, s in (("a", 0.25), ("b", 0.5)))
+    table = size([a, b], [50, 500], kinds="embed")
+    slope = table.meta["slopes"]["near"]
+    assert (slope["low"], slope["high"]) == (None, None)
+    assert "too few sites in a model for an interval" in table.says

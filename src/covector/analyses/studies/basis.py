@@ -52,12 +52,12 @@ def basis(atlas: Atlas) -> Table:
     told = judged(atlas, "p_coherence", "p_coherence_svd", "p_svd")
     places = directions(atlas)
     rotations = int(atlas.manifest["options"]["rotations"])
-    found = []
+    random, found = _random(atlas, rotations), []
     for kind, side, at in places.groups(heads=True):
         unit = places.unit[at]
         for score, column in (("coherence", "p_coherence_svd"), ("cosine", "p_svd")):
             if not np.isnan(told[column][at]).all():
-                found.append(_within(kind, side, score, told[column][at], unit, rotations, atlas))
+                found.append(_within(kind, side, score, told[column][at], unit, random[at]))
     if not found:
         raise BadRequest(
             f"{atlas.folder}: expected heads that read or write a smaller space than the stream; there is no other "
@@ -67,30 +67,39 @@ def basis(atlas: Atlas) -> Table:
 
 
 def _within(
-    kind: str, side: str, score: str, p: Float[np.ndarray, " n"], unit: Int[np.ndarray, " n"], rotations: int,
-    atlas: Atlas,
+    kind: str, side: str, score: str, p: Float[np.ndarray, " n"], unit: Int[np.ndarray, " n"],
+    random: Int[np.ndarray, " n"],
 ) -> Within:  # fmt: skip
+    """`random`: how many random directions each p was counted among, where it was counted."""
     there: Bool[np.ndarray, " n"] = ~np.isnan(p)
-    p, unit = p[there], unit[there]
-    sizes = np.unique(unit, return_counts=True)[1]
+    p, unit, random = p[there], unit[there], random[there]
+    heads = len(np.unique(unit))
     if score == "cosine":
-        return Within(kind, side, score, p, len(sizes), excess_of_small(p), None, ALPHA)
-    # Random directions behind each p: whole random bases, which are as large as the head whatever rank is kept.
-    random = rotations * _dimension(atlas, kind, int(sizes.max()))
-    worth = len(p) * random / (random + sizes.mean())
+        return Within(kind, side, score, p, heads, excess_of_small(p), None, ALPHA)
     superior = 1 - np.clip((p * (random + 1) - 1) / random, 0.0, 1.0)
     test = signed_rank(unit_means(superior, unit) - 0.5)
-    return Within(kind, side, score, p, len(sizes), excess_of_small(p, worth), test, _reached(random))
+    small_null = float(_reached(random).mean())
+    return Within(kind, side, score, p, heads, excess_of_small(p, _worth(unit, random)), test, small_null)
 
 
-def _reached(draws: int) -> float:
+def _worth(unit: Int[np.ndarray, " n"], random: Int[np.ndarray, " n"]) -> float:
+    """How many independent p these are worth: those of one head share its random directions (equation 6)."""
+    _, at, kept = np.unique(unit, return_inverse=True, return_counts=True)
+    return float((random / (random + kept[at])).sum())
+
+
+def _reached(draws: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     """How often p counted among so few draws is below .05 by chance: less than .05, p having steps."""
-    return max(0.0, np.ceil(ALPHA * (draws + 1)) - 1) / (draws + 1)
+    return np.maximum(0.0, np.ceil(ALPHA * (draws + 1)) - 1) / (draws + 1)
 
 
-def _dimension(atlas: Atlas, kind: str, at_least: int) -> int:
-    ranks = [len(site["sigma"]) for site in atlas.sites if site["kind"] == kind]
-    return max(at_least, int(np.median(ranks))) if ranks else at_least
+def _random(atlas: Atlas, rotations: int) -> Int[np.ndarray, " n"]:
+    """How many random directions are behind each direction's p: whole bases, as large as its own head has dyads.
+
+    Whatever rank is kept: the spectrum of a place is there in full, and a basis was drawn of all of its subspace.
+    """
+    size = {record["site"]: len(record["sigma"]) for record in atlas.sites}
+    return rotations * np.array([size[site] for site in atlas.column("site")], dtype=np.int64)
 
 
 def _table(atlas: Atlas, found: list[Within], rotations: int) -> Table:

@@ -20,24 +20,23 @@ from covector.axes import Bool, Float, Int
 from covector.errors import BadRequest
 from covector.io.atlas import Atlas
 from covector.linalg.chance.clustered import clustered_share
-from covector.linalg.chance.streams import generator
 from covector.render import Column, Scatter, Table
 
 ALPHA = 0.05
-DRAWS = 1000
 # Fewer models than this say next to nothing of size; the page says so.
 FEW = 10
 
 
 @dataclass(frozen=True, eq=False)
 class Sized:
-    """One model: parameters, which directions are near a label, and the scores of lists; each with the sites.
+    """One model: width, parameters, which directions are near a label, and the scores of lists; each with the sites.
 
     `coherent`, `z` and `judged` (their sites) are empty where the model's bases are too small for lists.
     """
 
     model: str
     folder: str
+    d: int
     parameters: int
     near: Bool[np.ndarray, " n"]
     unit: Int[np.ndarray, " n"]
@@ -55,16 +54,14 @@ def size(
     parameters: Sequence[int],
     *,
     kinds: str = "ov",
-    draws: int = DRAWS,
-    seed: int = 0,
 ) -> Table:
     """Shares of directions found, and mean coherence z, against log₁₀ parameters: one row per model, slopes in `says`.
 
     `near` counts p_dir < .05 of the best label and is there for every model; lists (`coherent`, `z`) only where bases
     hold labels enough and the atlas was built with scores.
     `parameters`: of every atlas' model, in the same order. `kinds`: which count, commas between. Slopes are per
-    tenfold size; their intervals resample sites within models, and with three models or more a second one takes models
-    for the units (Student), which is the one to quote. Nothing is extrapolated.
+    tenfold size; their intervals take sites within models for the units, and with three models or more a second one
+    takes models (Student), which is the one to quote. Nothing is extrapolated.
     Raises BadRequest for fewer than two sizes, lengths that differ, or atlases without such kinds.
     """
     if len(atlases) != len(parameters) or len(set(parameters)) < 2 or min(parameters) < 1:
@@ -73,17 +70,17 @@ def size(
         )
     chosen = tuple(kind.strip() for kind in kinds.split(",") if kind.strip())
     found = sorted((_sized(a, n, chosen) for a, n in zip(atlases, parameters, strict=True)), key=_parameters)
-    slopes = {name: _slope(found, name, draws, seed) for name in ("near", "coherent", "z")}
-    return _table(found, slopes, chosen, draws, seed)
+    slopes = {name: _slope(found, name) for name in ("near", "coherent", "z")}
+    return _table(found, slopes, chosen)
 
 
-def _slope(found: list[Sized], name: str, draws: int, seed: int) -> Slope | None:
+def _slope(found: list[Sized], name: str) -> Slope | None:
     """The slope of one score over the models that have it; None where they are of one size."""
     there = [one for one in found if len(one.scores(name).values)]
     if len({one.parameters for one in there}) < 2:
         return None
     x = np.log10([one.parameters for one in there])
-    return slope(x, [one.scores(name) for one in there], draws=draws, rng=generator(seed, f"size {name}"))
+    return slope(x, [one.scores(name) for one in there])
 
 
 def _parameters(one: Sized) -> int:
@@ -103,6 +100,7 @@ def _sized(atlas: Atlas, parameters: int, kinds: tuple[str, ...]) -> Sized:
     return Sized(
         str(atlas.manifest["meta"]["model"]),
         str(atlas.folder),
+        int(atlas.manifest["d_model"]),
         parameters,
         atlas.column("p_dir")[at] < ALPHA,
         unit,
@@ -112,7 +110,7 @@ def _sized(atlas: Atlas, parameters: int, kinds: tuple[str, ...]) -> Sized:
     )
 
 
-def _table(found: list[Sized], slopes: dict[str, Slope | None], kinds: tuple[str, ...], draws: int, seed: int) -> Table:
+def _table(found: list[Sized], slopes: dict[str, Slope | None], kinds: tuple[str, ...]) -> Table:
     near, lists = ([clustered_share(*_pair(one.scores(name))) for one in found] for name in ("near", "coherent"))
     columns = [
         Column("model", [Path(one.model).name for one in found]),
@@ -133,8 +131,8 @@ def _table(found: list[Sized], slopes: dict[str, Slope | None], kinds: tuple[str
     return Table(
         columns=columns,
         meta={
-            "analysis": "study_size", "models": [one.model for one in found], "kinds": list(kinds), "draws": draws,
-            "seed": seed, "null": "Haar directions of each model; sites resampled within models",
+            "analysis": "study_size", "models": [one.model for one in found], "kinds": list(kinds),
+            "null": "Haar directions of each model; sites within models as units",
             "slopes": {name: None if one is None else vars(one) for name, one in slopes.items()},
         },
         title=f"size: {', '.join(kinds)} of {len(found)} models, {found[0].parameters:,} to {found[-1].parameters:,} "
@@ -143,7 +141,7 @@ def _table(found: list[Sized], slopes: dict[str, Slope | None], kinds: tuple[str
         not_says=(f"n = {len(found)} models is small: the slope is that of these models. " if len(found) < FEW else "")
         + "Models differ in more than size: data, training, vocabulary, depth and width are not held fixed. p_dir is "
         "an upper bound, so shares near a label are lower bounds.",
-        next=f"covector study width {' '.join(one.folder for one in found)}",
+        next=_next(found),
         picture=lambda _: _picture(found, near),
         key=("atlas",),
     )  # fmt: skip
@@ -151,6 +149,13 @@ def _table(found: list[Sized], slopes: dict[str, Slope | None], kinds: tuple[str
 
 def _pair(scores: Clustered) -> tuple[np.ndarray, np.ndarray]:
     return scores.values, scores.unit
+
+
+def _next(found: list[Sized]) -> str:
+    """The slope on width where widths differ, else what the largest model's kinds show."""
+    if len({one.d for one in found}) > 1:
+        return f"covector study width {' '.join(one.folder for one in found)}"
+    return f"covector study kinds {found[-1].folder}"
 
 
 def _says(found: list[Sized], slopes: dict[str, Slope | None]) -> str:
@@ -161,21 +166,12 @@ def _says(found: list[Sized], slopes: dict[str, Slope | None]) -> str:
         if one is None:
             said.append(f"The {words[name]} is known of {number} model{'s' * (number != 1)} only: no slope.")
             continue
-        told = _words(one, *((1.0, " sd") if name == "z" else (100.0, " points")))
+        told = one.words(1.0, " sd", digits=2) if name == "z" else one.words(100.0, " points")
         if one.has_models:
             said.append(f"Over n = {number} models the {words[name]} {one.verdict} with size: {told} per tenfold.")
         else:
             said.append(f"The {words[name]} is known of two models, which differ by {told} per tenfold.")
     return " ".join(said)
-
-
-def _words(found: Slope, scale: float, unit: str) -> str:
-    digits = 1 if scale == 100 else 2
-    said = f"{scale * found.value:+.{digits}f}{unit} ({scale * found.low:+.{digits}f} to "
-    said += f"{scale * found.high:+.{digits}f} over sites"
-    if found.has_models:
-        said += f", {scale * found.models_low:+.{digits}f} to {scale * found.models_high:+.{digits}f} over models"
-    return said + ")"
 
 
 def _picture(found: list[Sized], shares: list) -> Scatter:
@@ -198,4 +194,5 @@ STUDY = Study(
     size,
     "sizes",
     "shares found and mean z against log parameters; slopes with intervals over sites and over models",
+    seeded=False,
 )

@@ -19,11 +19,9 @@ from covector.errors import BadRequest
 from covector.io.atlas import Atlas
 from covector.linalg import chance
 from covector.linalg.chance.clustered import clustered_share
-from covector.linalg.chance.streams import generator
 from covector.render import Column, Scatter, Table
 
 ALPHA = 0.05
-DRAWS = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,28 +43,26 @@ def width(
     *,
     kinds: str = "ov",
     cosine: float | None = None,
-    draws: int = DRAWS,
-    seed: int = 0,
 ) -> Table:
     """Share of directions found by ζ (p_dir < .05) and by a raw cosine, one row per atlas, with slopes on log₂ d.
 
     `kinds`: which kinds count, commas between, the same in every atlas. `cosine`: the raw threshold (None: what .05 is
-    at the smallest width). Slopes stand in `says` and meta: intervals resample sites within models, and with three
-    models or more a second one takes models for the units, which is the one to quote.
+    at the smallest width). Slopes stand in `says` and meta: intervals take sites within models for the units, and
+    with three models or more a second one takes models, which is the one to quote.
     Raises BadRequest for fewer than two widths, kinds that an atlas lacks, or a cosine outside (0, 1).
     """
     if len({int(a.manifest["d_model"]) for a in atlases}) < 2:
         raise BadRequest(
             f"study width: expected atlases of two widths or more, got {len(atlases)}; build another model's"
         )
-    if (cosine is not None and not 0 < cosine < 1) or draws < 1:
-        raise BadRequest(f"expected a cosine in (0, 1) and draws >= 1, got {cosine}, {draws}")
+    if cosine is not None and not 0 < cosine < 1:
+        raise BadRequest(f"expected a cosine in (0, 1), got {cosine}; leave it out for what 5 % is")
     chosen = tuple(kind.strip() for kind in kinds.split(",") if kind.strip())
     ordered = sorted(atlases, key=lambda a: int(a.manifest["d_model"]))
     level = _level(ordered[0], chosen) if cosine is None else cosine
     found = [_measured(atlas, chosen, level) for atlas in ordered]
-    slopes = {name: _slope(found, name, draws, seed) for name in ("by_zeta", "by_cosine")}
-    return _table(found, slopes, chosen, level, draws, seed)
+    slopes = {name: _slope(found, name) for name in ("by_zeta", "by_cosine")}
+    return _table(found, slopes, chosen, level)
 
 
 def _rows(atlas: Atlas, kinds: tuple[str, ...]) -> np.ndarray:
@@ -112,15 +108,13 @@ def _measured(atlas: Atlas, kinds: tuple[str, ...], level: float) -> Width:
     )
 
 
-def _slope(found: list[Width], name: str, draws: int, seed: int) -> Slope:
+def _slope(found: list[Width], name: str) -> Slope:
     models = [Clustered(getattr(w, name), w.unit) for w in found]
     x = np.log2([w.d for w in found])
-    return slope(x, models, draws=draws, rng=generator(seed, f"width {name}"))
+    return slope(x, models)
 
 
-def _table(
-    found: list[Width], slopes: dict[str, Slope], kinds: tuple[str, ...], level: float, draws: int, seed: int
-) -> Table:
+def _table(found: list[Width], slopes: dict[str, Slope], kinds: tuple[str, ...], level: float) -> Table:
     shares = {name: [clustered_share(getattr(w, name), w.unit) for w in found] for name in slopes}
     columns = [
         Column("model", [w.model for w in found]),
@@ -141,7 +135,7 @@ def _table(
         columns=columns,
         meta={
             "analysis": "study_width", "models": [w.model for w in found], "kinds": list(kinds), "cosine": level,
-            "draws": draws, "seed": seed, "null": "Haar directions, closed form; sites resampled within models",
+            "null": "Haar directions, closed form; sites within models as units",
             "slopes": {name: vars(one) for name, one in slopes.items()},
         },
         title=f"width: directions of {', '.join(kinds)} found in {len(found)} models, d {found[0].d} to {found[-1].d}",
@@ -156,20 +150,13 @@ def _table(
 
 
 def _says(slopes: dict[str, Slope], found: list[Width], level: float) -> str:
-    zeta, raw = slopes["by_zeta"], slopes["by_cosine"]
-    fall = found[0].cosine_chance, found[-1].cosine_chance
+    told = {name: one.words(100.0, " points", per=" per doubling") for name, one in slopes.items()}
+    first, last = found[0], found[-1]
     return (
-        f"By ζ the share found {zeta.verdict} with width: {_words(zeta)}. By a raw cosine of {level:.3f}: "
-        f"{_words(raw)}; of random directions {of_share(fall[0])} reach it at d = {found[0].d}, {of_share(fall[1])} at "
-        f"d = {found[-1].d}."
+        f"By ζ the share found {slopes['by_zeta'].verdict} with width: {told['by_zeta']}. By a raw cosine of "
+        f"{level:.3f}: {told['by_cosine']}; of random directions {of_share(first.cosine_chance)} reach it at "
+        f"d = {first.d}, {of_share(last.cosine_chance)} at d = {last.d}."
     )
-
-
-def _words(found: Slope) -> str:
-    said = f"{100 * found.value:+.1f} points per doubling ({100 * found.low:+.1f} to {100 * found.high:+.1f} over sites"
-    if found.has_models:
-        said += f", {100 * found.models_low:+.1f} to {100 * found.models_high:+.1f} over models"
-    return said + ")"
 
 
 def _picture(found: list[Width], shares: dict[str, list]) -> Scatter:
@@ -194,4 +181,5 @@ STUDY = Study(
     width,
     "atlases",
     "share found by ζ and by a fixed raw cosine against log₂ d; slopes with intervals over sites and over models",
+    seeded=False,
 )
