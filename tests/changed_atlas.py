@@ -16,6 +16,8 @@ def with_columns(atlas: covector.Atlas, folder: Path, **columns: np.ndarray) -> 
         table = table.set_column(table.column_names.index(name), name, array(values))
     folder.mkdir()
     store.write_table(folder, store.INDEX, table)
-    for name in (store.VECTORS, store.SITES, store.MANIFEST):
+    for name in (store.VECTORS, store.SITES):
         (folder / name).write_bytes((atlas.folder / name).read_bytes())
+    kept = {name: value for name, value in store.read_manifest(atlas.folder).items() if name not in ("format", "files")}
+    store.write_manifest(folder, kept)
     return covector.Atlas(folder)

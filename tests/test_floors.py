@@ -13,7 +13,7 @@ SRC = Path(__file__).resolve().parents[1] / "src" / "covector"
 FLOORS = {
     "errors": 0, "axes": 0, "linalg": 1, "render": 2, "model": 2, "arch": 3, "demo": 3, "study": 3, "io": 4,
     "engine": 4, "propagation": 4, "run": 5, "analyses": 6, "atlas": 7, "workbench": 8, "changes": 9, "saving": 9,
-    "atlases": 10, "building": 10, "rollouts": 11, "web": 12, "cli": 13, "__main__": 14,
+    "atlases": 10, "building": 10, "rollouts": 11, "scoring": 11, "web": 12, "cli": 13, "__main__": 14,
 }  # fmt: skip
 # Imports inside functions: optional or slow libraries at a door, and the commands of the CLI (quick --help).
 DOORS = {

@@ -85,6 +85,7 @@ if TYPE_CHECKING:
     from covector.run.prompts import read_pairs as read_pairs
     from covector.saving import save_adapter as save_adapter
     from covector.saving import save_edited as save_edited
+    from covector.scoring import score as score
     from covector.study.edit import Edit as Edit
     from covector.study.feature import Feature as Feature
     from covector.study.observable import Observable as Observable
@@ -162,6 +163,7 @@ _HOMES = {
     "rollout": "covector.rollouts",
     "save_adapter": "covector.saving",
     "save_edited": "covector.saving",
+    "score": "covector.scoring",
     "selective_induction": "covector.analyses.selective_induction",
     "shares": "covector.analyses.shares",
     "spectrum": "covector.analyses.spectrum",
@@ -245,6 +247,7 @@ __all__ = [
     "rollout",
     "save_adapter",
     "save_edited",
+    "score",
     "selective_induction",
     "shares",
     "spectrum",

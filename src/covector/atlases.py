@@ -3,6 +3,7 @@
 covector.trace("gpt2m.atlas", "' fire' + ' flame' + ' smoke'").show()
 """
 
+import dataclasses
 import os
 import shlex
 from collections.abc import Sequence
@@ -15,11 +16,14 @@ from covector.analyses.expand import expanded
 from covector.analyses.query import Query, like_query, token_query, vector_query
 from covector.analyses.search import search
 from covector.analyses.search_sites import search_sites
+from covector.arch.adapter import AdaptedWeights
 from covector.changes import reopened
 from covector.errors import BadRequest, CovectorError, MissingExtra
 from covector.io.atlas import MANIFEST, Atlas
 from covector.io.feature_file import vector_in as vector_in
-from covector.model.change import CHANGED_TO
+from covector.io.unchanged import ChangedSince, Unchanged, UnchangedWeights
+from covector.model.change import CHANGED_TO, ChangeModel
+from covector.model.frames import framed
 from covector.model.opened import Model
 from covector.render import Table
 from covector.study.expression import parse
@@ -34,7 +38,10 @@ def open_atlas(folder: str | Path) -> Atlas:
 def model_of(atlas: Atlas) -> Model:
     """The model that an atlas was made from, opened by the words it was built with, in the atlas' frame.
 
-    Raises what `covector.open` raises where it is no longer there, BadRequest where the checkpoint has changed since.
+    Raises what `covector.open` raises where it is no longer there, BadRequest where the checkpoint has other tensors.
+    A tensor that the atlas was made from is compared with the digest in its manifest when it is first read, once per
+    process: ChangedSince, a BadRequest, comes then. Tensors that the atlas does not record (of kinds that were left
+    out, biases and norms of the raw frame) cannot be compared.
     """
     words, meta = atlas.manifest["reference"], atlas.manifest["meta"]
     words, _, other = words.partition(CHANGED_TO)
@@ -51,7 +58,23 @@ def model_of(atlas: Atlas) -> Model:
             f"{atlas.folder}: expected a model of d_model {atlas.manifest['d_model']}, as its directions have, {words} "
             f"has {opened.spec.d_model}; build the atlas again"
         )
-    return opened
+    return _watched(opened, atlas)
+
+
+def _watched(model: Model, atlas: Atlas) -> Model:
+    """The model, its tensors compared with the atlas' digests when they are read."""
+    digests = atlas.manifest.get("tensors") or {}
+    refusal = (
+        f"{atlas.folder}: expected the checkpoint that it was built from, tensor '{{}}' of {model.name} has other "
+        "values now; build the atlas again, elsewhere"
+    )
+    if isinstance(model, ChangeModel):
+        stored, weights = (UnchangedWeights(of, digests, refusal) for of in (model.stored, model.weights))
+        return dataclasses.replace(model, stored=stored, weights=weights)
+    if not isinstance(model.stored, AdaptedWeights):  # a toy is made anew by the program itself
+        return model
+    read = dataclasses.replace(model.stored, source=Unchanged(model.stored.source, digests, refusal))
+    return dataclasses.replace(model, stored=read, weights=framed(read, model.frame))
 
 
 def _unquoted(words: str) -> str:
@@ -89,16 +112,24 @@ def trace(
         raise BadRequest("--last is about phrases: expected tokens with it; leave it out")
     needed = isinstance(query, str) or expand or exact
     found_model = model or (model_of(opened) if needed else _model_if_there(opened))
-    found = _query(opened, query, like, found_model, last)
-    steps: list[dict[str, Any]] = []
-    if expand:
-        assert found_model is not None
-        found, steps = expanded(opened, found, found_model, most=expand, options=options)
-    if by == "site":
-        if exact:
-            raise BadRequest("--exact scores single directions: leave it or --by site out")
-        return search_sites(opened, found, steps=steps, **options)
-    return search(opened, found, model=found_model, exact=exact, steps=steps, **options)
+    if by == "site" and exact:
+        raise BadRequest("--exact scores single directions: leave it or --by site out")
+
+    def asked(of: Model | None) -> Table:
+        found, steps = _query(opened, query, like, of, last), list[dict[str, Any]]()
+        if expand:
+            assert of is not None
+            found, steps = expanded(opened, found, of, most=expand, options=options)
+        if by == "site":
+            return search_sites(opened, found, steps=steps, **options)
+        return search(opened, found, model=of, exact=exact, steps=steps, **options)
+
+    try:
+        return asked(found_model)
+    except ChangedSince:
+        if needed or model is not None:
+            raise
+        return asked(None)  # as where the checkpoint is not there
 
 
 def _query(

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 
 from covector.analyses.score import ALIKE, rule_text
-from covector.arch.toy import TOYS
 from covector.atlas.build import WHOLE, Progress, Shard, build, compute
 from covector.atlas.plan import EVERYTHING, Options, Unit
+from covector.atlas.reference import anywhere as anywhere
 from covector.engine import Engine, engine
 from covector.errors import BadRequest
 from covector.io.atlas import Atlas
 from covector.io.atlas_parts import Part
-from covector.io.checkpoint import BUNDLED
+from covector.linalg.dictionary import FEWEST
 from covector.linalg.on_device import a_card, card
 from covector.model.opened import Model
 from covector.study.expression import Term, written
@@ -80,13 +80,6 @@ def _resolved(device: str) -> str:
     return a_card() if device == "auto" else device
 
 
-def anywhere(ref: str | Path) -> str:
-    """The name of a model as a worker in another folder would type it."""
-    folder = Path(ref).expanduser()
-    bundled = str(ref) in BUNDLED or str(ref) in TOYS
-    return str(folder.absolute()) if folder.is_dir() and not bundled else str(ref)
-
-
 @dataclass(frozen=True)
 class _Elsewhere:
     """A unit computed in another process, which opens the model for itself and keeps it open."""
@@ -110,20 +103,41 @@ def said(atlas: Atlas) -> str:
     """What the verdicts of a judged atlas say, in a few lines; empty for one that was not judged."""
     if "interpretable" not in atlas.names:
         return ""
-    told = atlas.columns("interpretable", "svd_specific", "aligned", "p_coherence_svd", "q_dir")
+    told = atlas.columns("coherence", "interpretable", "aligned", "p_coherence_svd", "q_dir", "basis")
+    kinds = {str(basis).rpartition("_")[0] for basis in told["basis"]}
+    near, label = int((told["q_dir"] < 0.05).sum()), "token" if kinds == {"token"} else "label"
+    lines = [f"{near:,} of {len(atlas):,} directions lie closer to a {label} than chance (q < .05)."]
+    judged = np.isfinite(told["coherence"])
+    if not judged.any():
+        lines.append(f"No list could be judged: that takes {FEWEST} {label}s, here are fewer.")
+        return "\n".join(lines) + "\n"
     called, aligned = int(told["interpretable"].sum()), int(told["aligned"].sum())
-    near, specific = int((told["q_dir"] < 0.05).sum()), int(told["svd_specific"].sum())
     rule = rule_text().replace("q_dir", "q_coherence").replace("heldout_low", "held-out AUC from")
-    lines = [
-        f"{near:,} of {len(atlas):,} directions lie closer to a token than chance (q < .05).",
-        f"{called} are interpretable by the rule ({rule}), {specific} also against rotated bases of their head.",
-    ]
+    of = "" if judged.all() else f" of {int(judged.sum()):,} that could be judged"
+    lines += [f"{called}{of} are interpretable by the rule ({rule}).", *_beside_rotated(atlas)]
     within = told["p_coherence_svd"][told["interpretable"]]
     if np.isfinite(within).any() and np.nanmedian(within) >= ALIKE:
         lines.append("Rotated bases of these heads score like their singular vectors: what is found is the subspace's.")
     if aligned:
         lines.append(f"{aligned} more are themselves what their lists share, which the rule cannot judge.")
     return "\n".join(lines) + "\n"
+
+
+def _beside_rotated(atlas: Atlas) -> list[str]:
+    """What rotated bases say of the interpretable ones, for as many as have any: those of heads."""
+    told = atlas.columns("interpretable", "svd_specific", "p_coherence_svd", "q_coherence_svd")
+    asked = told["interpretable"] & np.isfinite(told["p_coherence_svd"])
+    if np.isfinite(told["p_coherence_svd"]).any() and not np.isfinite(told["q_coherence_svd"]).any():
+        return ["None can be svd_specific: one rotation of so narrow a head is too few directions; --rotations 2 is "
+                "enough."]  # fmt: skip
+    if not asked.any():
+        return []
+    specific = int(told["svd_specific"].sum())
+    said = f"Of the {int(asked.sum())} in heads {specific} also against rotated bases of their head"
+    least = float(np.nanmin(told["q_coherence_svd"]))
+    if not specific and least >= 0.05:
+        said += f" (the least q of the atlas is {least:.2g}; more --rotations tell smaller ones)"
+    return [f"{said}."]
 
 
 def example(atlas: Atlas) -> str:

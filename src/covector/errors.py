@@ -99,3 +99,10 @@ class WorkerLost(CovectorError):
 
 class BadTable(CovectorError):
     """Columns that do not fit together, or a file that is not a table."""
+
+
+def in_words(error: OSError | ValueError) -> str:
+    """Why a file could not be read, as a clause: without the number and the path that the system adds."""
+    if isinstance(error, FileNotFoundError):
+        return "there is none"
+    return (error.strerror or type(error).__name__).lower() if isinstance(error, OSError) else str(error)

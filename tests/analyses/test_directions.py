@@ -1,5 +1,6 @@
 """Lists of directions: each filter against its own plain reading of the index; and which are looked at first."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,37 @@ def test_rows_come_in_order_and_what_is_unknown_last(
     known = [v for v, lost in zip(values, missing, strict=True) if not lost]
     assert known == sorted(known, reverse=not rising)
     assert len(values) == len(rows)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"layers": (9, 9)}, r"--layers: expected layers of this atlas \(0 to 3\), first to last, got 9"),
+        ({"layers": (2, 4)}, "got 2-4"),
+        ({"layers": (3, 1)}, "got 3-1"),
+        ({"site": "L9H0"}, "--site: expected a part of an address of this atlas, such as .*, got 'L9H0'"),
+    ],
+)
+def test_a_place_that_is_not_there_is_refused(atlas: covector.Atlas, given: dict[str, Any], said: str) -> None:
+    with pytest.raises(BadRequest, match=said):
+        covector.directions(atlas, **given)
+
+
+def test_the_number_that_calls_a_direction_interpretable_stands_on_the_screen(atlas: covector.Atlas) -> None:
+    out = io.StringIO()
+    table = covector.directions(atlas, flag="interpretable", top=5)
+    table.show(file=out)
+    header = next(line for line in out.getvalue().splitlines() if line.startswith("place"))
+    assert "q_coherence" in header
+    assert "q_coherence" in table.says
+    assert max(map(len, out.getvalue().splitlines()[:-1])) <= 120
+
+
+def test_the_next_command_is_more_like_the_first(atlas: covector.Atlas) -> None:
+    for table in (covector.directions(atlas, sort="sigma", top=4), covector.look_first(atlas, 4)):
+        row = table.rows[0]
+        assert table.next == f"covector search {atlas.folder} --like {row['place']}.{row['side']}"
+    assert covector.directions(atlas, labels="no such label").next == ""
 
 
 def test_the_first_are_the_first_of_all(atlas: covector.Atlas) -> None:

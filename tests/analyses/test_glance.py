@@ -149,8 +149,10 @@ def inside(atlas: covector.Atlas, folder: Path, draw: Callable[[dict], np.ndarra
     drawn = array([list(draw(record)) for record in atlas.sites])
     folder.mkdir()
     store.write_table(folder, store.SITES, table.set_column(table.column_names.index("sigma"), "sigma", drawn))
-    for name in (store.VECTORS, store.INDEX, store.MANIFEST):
+    for name in (store.VECTORS, store.INDEX):
         (folder / name).write_bytes((atlas.folder / name).read_bytes())
+    told = store.read_manifest(atlas.folder)
+    store.write_manifest(folder, {name: told[name] for name in told if name not in ("format", "files")})
     noise = covector.Atlas(folder)
     bands = spectrum_bands(noise, draws=draws, seed=1)
     sigma = [np.array(record["sigma"]) for record in noise.sites]

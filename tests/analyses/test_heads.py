@@ -160,6 +160,30 @@ def test_an_agent_has_sizes_and_salient_states_but_nothing_to_copy() -> None:
 
 
 @pytest.mark.parametrize(
+    "zeros", [{"W_E": slice(None)}, {"W_U": slice(None)}, {"W_E": slice(30), "W_U": slice(30, 61)}]
+)
+def test_where_no_token_has_both_vectors_nothing_is_copied_and_it_is_said(zeros: dict[str, slice]) -> None:
+    model = random_heads()
+    W_E, W_U = np.array(model.weights["W_E"]), np.array(model.weights["W_U"])
+    W_E[zeros.get("W_E", slice(0))] = 0
+    W_U[:, zeros.get("W_U", slice(0))] = 0
+    table = heads(changed(model, W_E=W_E, W_U=W_U), draws=20, basis="token_in")
+    assert "no token has a finite vector other than zero in all of token_in, token_out" in table.not_says
+    assert not {"copy", "eta_full"} & {c.name for c in table.columns}
+    np.testing.assert_array_equal(table["eta"], heads(model, draws=20)["eta"])
+    assert ("salient" in table) == bool(W_E.any())
+    assert ("all vectors of token_in are zero" in table.not_says) != bool(W_E.any())
+    assert all(row["head"] in table.lines(row, 120) for row in table.rows)
+
+
+def test_block_0_has_no_salient_tokens_where_only_the_first_mlp_makes_vectors() -> None:
+    model = random_heads()
+    rows = heads(changed(model, W_E=np.zeros_like(model.weights["W_E"])), draws=20).rows
+    for row in rows:
+        assert (row["salient"] == []) == (row["gain"] is row["gain_q"] is None) == row["head"].startswith("L0")
+
+
+@pytest.mark.parametrize(
     ("arguments", "error", "told"),
     [
         ({"k": 0}, BadRequest, "expected k >= 1, got 0"),

@@ -8,7 +8,9 @@ import pytest
 import covector
 from covector.analyses import joint_unit
 from covector.analyses.joint_unit import joint_units
+from covector.arch.toy import random_model as toy
 from covector.errors import BadRequest, UnknownBasis
+from covector.linalg.units import joint_similarity
 from covector.model.frames import Frame
 from covector.model.opened import Model
 from covector.model.weights import ArrayWeights
@@ -88,14 +90,52 @@ def test_directions_inside_are_orthonormal_and_of_the_written_subspace() -> None
     np.testing.assert_allclose(rows[:4] @ rows[:4].T, np.eye(4), atol=1e-12)
 
 
-def test_others_are_other_heads_at_the_same_indices() -> None:
+def test_mixtures_are_of_all_heads_at_the_same_indices() -> None:
     axes = np.eye(40)
     own = np.broadcast_to(axes[0], (3, 2, 40))  # of one piece entirely
     rest = [np.repeat(axes[1 + 3 * j : 4 + 3 * j, None], 2, axis=1) for j in range(4)]  # nothing in common
-    null = joint_unit._others([own, *rest], 200, 0)
-    np.testing.assert_array_equal(null[0], 0)
-    # Mixed with the one head: 1/3 when it gives two of three directions, 1 when all.
-    assert set(np.round(null[1], 9)) == {0, round(1 / 3, 9), 1}
+    every = joint_unit._others([own, *rest], 124, 0)
+    # All 5³ ways but the head's own, each once: J is 1/3 when the one head gives two of three directions, 1 when all.
+    for null, ones in zip(every, [0, 1, 1, 1, 1], strict=True):
+        assert null is not None
+        counts = dict(zip(*np.unique(np.round(null, 9), return_counts=True), strict=True))
+        assert counts.pop(1.0, 0) == ones
+        assert counts == {0: 124 - 12 - ones, round(1 / 3, 9): 12}
+    # One draw fewer than ways: drawn with replacement, the head itself among them (1/125 of 123 draws, on average).
+    drawn = [joint_unit._others([own, *rest], 123, seed)[0] for seed in range(200)]
+    shares = [np.mean(null == 1) for null in drawn if null is not None]
+    assert np.mean(shares) == pytest.approx(1 / 125, abs=4 * np.std(shares) / np.sqrt(200))
+
+
+@pytest.mark.parametrize("draws", [255, 200])
+def test_a_head_among_few_is_more_of_one_piece_than_mixtures_as_often_as_p_says(draws: int) -> None:
+    """Four heads of four random directions, 256 ways: over all of them p is uniform; drawn, ties count against it.
+
+    Without the head's own directions in the pool there are 81 ways, and p falls to its floor in 4 % of heads.
+    """
+    models, rng = 400, np.random.default_rng(0)
+    found = np.empty((models, 4))
+    for model in range(models):
+        heads = list(rng.standard_normal((4, 4, 2, 5)))
+        J = [float(joint_similarity(h)[0]) for h in heads]
+        null = joint_unit._others(heads, draws, model)
+        found[model] = joint_unit._compared("others", np.array(J), null)[1].numbers
+    for level in (1 / (draws + 1), 0.05, 0.5):
+        hits = np.mean(found <= level + 1e-9, axis=1)
+        error, expected = np.std(hits) / np.sqrt(models), np.floor(level * (draws + 1) + 1e-6) / (draws + 1)
+        assert np.mean(hits) <= expected + 4 * error
+        assert draws < 255 or np.mean(hits) >= expected - 4 * error
+
+
+@pytest.mark.parametrize(("heads", "directions", "told"), [(4, 2, False), (4, 3, False), (4, 4, True), (2, 6, True)])
+def test_where_no_p_could_earn_a_star_none_is_told_and_it_is_said(heads: int, directions: int, told: bool) -> None:
+    """Of h^m mixtures the least p is 1/h^m, and one head alone earns a star below .05/h."""
+    weights = toy(n_layers=1, n_heads=heads, d_model=24, d_head=6, n_vocab=60, positions="none")
+    table = joint_units(covector.open(weights), rank=directions, k=4, draws=20)
+    assert np.isfinite(table["p_others"]).all() == np.isfinite(table["others_level"]).all() == told
+    assert np.isnan(table["p_others"]).all() != told
+    assert (f"{heads} of them are not compared with mixtures (p NaN)" in table.says) != told
+    assert np.isfinite(table["p_inside"]).all()
 
 
 def test_a_rotation_of_the_stream_changes_no_score() -> None:
@@ -110,13 +150,6 @@ def test_a_rotation_of_the_stream_changes_no_score() -> None:
     np.testing.assert_allclose(
         joint_units(turned, rank=3, k=4, draws=20)["J"], joint_units(model, rank=3, k=4, draws=20)["J"], rtol=1e-7
     )
-
-
-def test_with_two_heads_there_are_no_others_to_compare_with() -> None:
-    model = random_model("gpt2", n_layer=1, n_head=2)
-    table = joint_units(model, rank=3, k=3, draws=20)
-    assert np.isnan(table["p_others"]).all()
-    assert np.isfinite(table["p_inside"]).all()
 
 
 def test_the_same_request_gives_the_same_bytes() -> None:

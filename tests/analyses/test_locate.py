@@ -56,7 +56,7 @@ def test_what_a_place_writes_is_found_there_first(site: str) -> None:
     table = locate(with_planted(site), "token_out", concept=WRITTEN)
     top = table.rows[0]
     assert (top["site"], top["side"]) == (site, "write")
-    assert top["first"] > 0.95
+    assert top["first"] > 0.9  # four labels leave Student's law of three degrees: thick tails, and 29 rivals
     assert top["familywise"] == pytest.approx(1 / 1001)
     assert abs(top["cos"]) == pytest.approx(1, abs=1e-9)
     assert WRITTEN[int(top["dyad"])] == top["label"]
@@ -155,6 +155,17 @@ def test_one_random_model_in_twenty_has_any_place_beyond_chance(concept: tuple[s
     assert np.mean(singly) == pytest.approx(0.05, abs=4 * np.std(singly) / np.sqrt(models))
 
 
+def test_of_two_heads_of_random_weights_either_is_surely_the_first_in_one_of_ten_models() -> None:
+    """Two labels. Labels drawn with replacement made it .46 of models."""
+    models, sure = 60, 0
+    for seed in range(models):
+        model = covector.open(toy(seed=3000 + seed, n_layers=1, n_heads=2, biases=False, n_vocab=60))
+        concept = ["token 0", "token 1"]
+        table = locate(model, "token_out", sites="L*H*.ov", side="write", concept=concept, draws=200, seed=seed)
+        sure += table["first"].max() >= 0.95
+    assert sure / models <= 0.1 + 4 * np.sqrt(0.1 * 0.9 / models)
+
+
 @pytest.mark.identity("SV-30")
 def test_frames_that_centre_some_sides_keep_the_rate() -> None:
     models, found = 40, 0
@@ -180,7 +191,7 @@ def test_a_plant_is_found_first_where_a_frame_centres_only_one_side(side: str) -
     assert table.meta["dimension"] == [19, 20]
     top = table.rows[0]
     assert (top["site"], top["side"]) == ("L1H2.ov", side)
-    assert top["first"] > 0.95
+    assert top["first"] > 0.75  # two labels, one degree
     assert top["energy"] == pytest.approx(1, abs=1e-9)
     assert top["p"] < 0.01
 
@@ -327,9 +338,9 @@ def test_the_sentences_say_how_many_how_sure_and_on_how_few_labels() -> None:
     assert found.says.startswith(
         f"{beyond} of 30 places {'is' if beyond == 1 else 'are'} beyond chance (familywise 5%). L1H1.ov (write)"
     )
-    assert "of bootstrap samples of the 4 labels (only 4, so this shows whether one of them decides it" in found.says
+    assert re.search(r", and with (9\d|100)% confidence it is the first place for labels like these[;.]", found.says)
     one = locate(with_planted("L1H1.ov"), "token_out", concept=WRITTEN[0])
-    assert "its one label cannot be resampled" in one.says
+    assert "; how sure its rank is cannot be told from one label" in one.says
     assert all(row["first"] is None for row in one.rows)
     nothing = locate(covector.open(toy(seed=1, norm=None)), "token_out", draws=199)
     assert nothing.says.startswith("At none of ")

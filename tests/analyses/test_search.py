@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from safetensors.numpy import save_file
 import covector
 from covector.analyses.query import Query, like_query, token_query, vector_query
 from covector.analyses.search import score, search
+from covector.analyses.search_chance import covariance_of
+from covector.analyses.search_lines import hit_line
 from covector.analyses.search_sites import search_sites
 from covector.arch import toy
 from covector.arch.toy import Plant, planted
@@ -332,6 +335,70 @@ def test_in_a_centred_frame_directions_have_one_dimension_less(tmp_path: Path) -
     assert both.k == 1
 
 
+def test_familywise_is_of_the_best_of_all_by_the_law_that_comes_nearer(animals: tuple[Model, Atlas]) -> None:
+    """Twelve orthonormal tokens of 16 dimensions: directions of their covariance are Haar in 12, so come nearer."""
+    model, atlas = animals
+    table = trace(atlas, "' cat' + ' dog'", model=model, top=500)
+    n, cos = table.meta["directions"], np.abs(table["cos"])
+    expected = np.minimum(n * np.maximum(chance.tail(cos, 12), chance.tail(cos, 16)), 1)
+    np.testing.assert_allclose(table["familywise"], expected, rtol=0.15, atol=1e-12)
+    # A query outside the span of the tokens: their covariance never comes near, random directions do.
+    out = np.linalg.svd(np.asarray(model.bases["token_in"].vectors, dtype=float))[2][-1]
+    table = trace(atlas, out, model=model, top=500)
+    np.testing.assert_allclose(table["familywise"], np.minimum(n * chance.tail(np.abs(table["cos"]), 16), 1), rtol=1e-9)
+
+
+def test_the_count_of_finds_beyond_the_covariance_is_of_all_and_not_of_those_shown(demo: Path) -> None:
+    every, few = (trace(demo, like="L3H2.ov:1", top=top) for top in (200, 1))
+    beyond = np.abs(every["cos"]) >= every.meta["tau"]
+    also = int((beyond & (every.meta["directions"] * every["p_cov"] <= 0.05)).sum())
+    assert every.meta["beyond"] == few.meta["beyond"] == int(beyond.sum())
+    assert every.meta["beyond_covariance"] == few.meta["beyond_covariance"] == also
+    assert 0 < also < int(beyond.sum())
+    told = f"{also} are beyond what the best of as many directions of the basis' own covariance reaches"
+    assert told in few.says
+    assert told in every.says
+
+
+def test_counting_by_halves_counts_what_counting_all_does(animals: tuple[Model, Atlas]) -> None:
+    model, atlas = animals
+    laws = covariance_of(model, token_query(parse("' cat'"), model, atlas), 0)
+    name = sorted(laws.laws)[0]
+    for n in (0, 1, 31, 33, 200):
+        cos = np.random.default_rng(n).uniform(-1, 1, n)
+        for level in (0.0, 1e-3, 0.05, 1.0):
+            expected = int((laws.p(name, cos) <= level).sum()) if n else 0
+            assert laws.beyond([name] * n, cos, level) == expected, (n, level)
+
+
+def test_the_effect_that_is_shown_is_what_the_map_does_along_the_concept(gpt2: tuple[Model, Atlas]) -> None:
+    """Write side: what the dyad adds along c when its read vector comes in; read side: how far c drives it."""
+    model, atlas = gpt2
+    query = token_query(parse("' word3'"), model, atlas)
+    table = trace(atlas, "' word3'", model=model, kinds=("ov",), top=12)
+    assert table.column("effect").unit == "×"
+    for row in table.rows:
+        M = np.asarray(model.map(row["place"].split(":")[0]).dense(), dtype=np.float64)
+        U, _, Vh = np.linalg.svd(M)
+        i = int(row["place"].split(":")[1])
+        c = query.rows["token_out" if row["side"] == "write" else "token_in"][0]
+        effect = U[:, i] @ M @ c if row["side"] == "write" else c @ M @ Vh[i]
+        assert abs(row["effect"]) == pytest.approx(abs(float(effect)), rel=1e-6)
+        assert f"effect {row['effect']:+.3g}×" in hit_line(row, 120)
+        assert len(hit_line(row, 120)) <= 120
+
+
+def test_where_nothing_is_found_the_nearest_is_not_followed(
+    noise: tuple[Model, Atlas],
+) -> None:
+    _, atlas = noise
+    vectors = haar_directions(20, 32, seed=11)
+    for vector in vectors:
+        table = trace(atlas, vector)
+        assert bool(table.next) == (table.meta["beyond"] > 0)
+    assert any(not trace(atlas, v).next for v in vectors)
+
+
 # By site
 
 
@@ -431,8 +498,8 @@ def test_requests_that_contradict_themselves_are_refused_by_text(gpt2: tuple[Mod
         (lambda: trace(atlas, "' word99'", model=model), UnknownBasis, "got ' word99'; near: ' word9'"),
         (lambda: trace(atlas, "' word3' - ' word3'", model=model), BadRequest, "the weighted tokens cancel"),
         (lambda: trace(atlas, np.ones(7)), BadRequest, r"expected vectors of width 20, .* got shape \(7,\)"),
-        (lambda: trace(atlas, np.zeros(20)), BadRequest, "finite and not null"),
-        (lambda: trace(atlas, np.full(20, np.nan)), BadRequest, "finite and not null"),
+        (lambda: trace(atlas, np.zeros(20)), BadRequest, "not all zeros, got nothing but zeros"),
+        (lambda: trace(atlas, np.full(20, np.nan)), BadRequest, "got numbers that are not finite"),
         (lambda: trace(atlas, np.eye(20)), BadRequest, "the query spans all 20 dimensions"),
         (lambda: trace(atlas, np.ones(20), last=True), BadRequest, "--last is about phrases"),
         (lambda: trace(atlas, like="L0H0.ov:77"), BadRequest, "has no direction 'L0H0.ov:77'; L0H0.ov has dyads 0–4"),
@@ -473,7 +540,7 @@ def test_a_search_prints_one_line_per_direction_within_120_columns(
     demo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = lines(capsys, str(demo), "' she' - ' he'", "--top", "7")
-    assert sum(" cos " in line and " σ " in line for line in out) == 7
+    assert sum(bool(re.search(r" cos .* FWER .* effect [+-]\S+× *\|", line)) for line in out) == 7
     assert max(map(len, out)) <= 120
     assert "τ 0.370 (5 % of such searches" in out[0]
     assert out[-1].startswith("next: covector search ")
@@ -490,6 +557,17 @@ def test_by_site_prints_one_line_per_place_within_120_columns(demo: Path, capsys
     out = lines(capsys, str(demo), "' she' - ' he'", "--by", "site", "--top", "5")
     assert sum(" | fit " in line for line in out) == 5
     assert max(map(len, out)) <= 120
+
+
+def test_a_search_that_finds_nothing_goes_on_by_place_and_then_to_the_whole(
+    demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(tmp_path / "v.safetensors")
+    save_file({"vector": np.random.default_rng(0).standard_normal(128)}, path)
+    out = lines(capsys, str(demo), "--vector", path, "--top", "3")
+    assert out[-1] == f"next: covector search {demo} --vector {path} --by site"
+    out = lines(capsys, *out[-1].split()[3:])
+    assert out[-1] == f"next: covector glance {demo}"
 
 
 def test_json_has_every_column_and_strict_numbers(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -516,7 +594,7 @@ def test_a_vector_from_a_file_is_a_query(demo: Path, tmp_path: Path, capsys: pyt
         (["' a", "--top", "3"], "cannot read"),
         (["' she'", "--vector", "v.safetensors"], "expected tokens or --vector, got both"),
         (["--vector", "v.safetensors"], "expected a safetensors file with a vector at 'v.safetensors', there is none"),
-        (["--vector", "narrow.safetensors"], "expected vectors of width 128, finite and not null, got shape (7,)"),
+        (["--vector", "narrow.safetensors"], "expected vectors of width 128, finite and not all zeros, got shape (7,)"),
         (["--vector", "two.safetensors"], "expected a tensor called 'vector', or a single one, it holds a, b"),
         ([], "expected a query"),
         (["' she'", "--kind", "head"], "expected a kind among embed, mlp.in, mlp.out, ov, pos, qk, got 'head'"),

@@ -461,7 +461,7 @@ def test_options_outside_their_range_and_kinds_that_are_not_there_are_refused(tm
 
 
 def test_columns_that_are_not_there_are_refused_with_those_that_are(tmp_path):
-    atlas = build_atlas("toy", tmp_path / "a", options=Options(("ov",), draws=10, scores=False), workers=1)
+    atlas = build_atlas("toy", tmp_path / "a", options=Options(("ov",), draws=20, scores=False), workers=1)
     assert isinstance(atlas, Atlas)
     with pytest.raises(BadRequest, match=r"expected a column of its index \(site, .*got 'cosine'"):
         atlas.column("cosine")

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from covector.arch.adapter import AdaptedWeights, adapt
 from covector.arch.config import Config
 from covector.arch.family import families
 from covector.arch.words import declared_shape, parse
-from covector.atlas.budget import KEPT_BYTES, fitting_workers, needed_bytes, table_bytes
+from covector.atlas.budget import KEPT_BYTES, fitting_workers, needed_bytes, needed_terms, table_bytes
 from covector.atlas.decompose import together
 from covector.atlas.plan import Options, tensors_of, units
 from covector.building import build_atlas
@@ -309,11 +310,27 @@ def test_too_little_memory_is_refused_before_anything_is_written(tmp_path, moder
         words = ["atlas", str(moderate["float32"]), "--out", str(out), "--memory", "100MiB", "--engine", engine]
         assert run(words) == 2
         said = capsys.readouterr().err
-        assert said.startswith(
-            f"covector: --memory 0.10 GiB is too little for {moderate['float32']}: expected at least"
-        )
-        assert "allow more, or lower --rank" in said
+        assert said.startswith(f"covector: --memory 100 MiB is too little for {moderate['float32']}: expected at least")
+        assert "programs " in said
+        assert "units at work " in said
+        assert said.endswith("; allow more\n"), "nothing else makes it fit into so little"
         assert not out.exists()
+
+
+def test_what_a_refusal_advises_fits(tmp_path, moderate):
+    """Its terms add up to what it asks for; --rank or --no-scores is named where it would do, and then it does."""
+    model = covector.open(moderate["float32"])
+    plan = units(model, OPTIONS)
+    assert sum(needed_terms(model, plan, OPTIONS, 1).values()) == needed_bytes(model, plan, OPTIONS, 1)
+    lighter = replace(OPTIONS, scores=False)
+    memory = needed_bytes(model, plan, lighter, 1)
+    assert memory < needed_bytes(model, plan, OPTIONS, 1)
+    with pytest.raises(BadRequest, match=r"; allow more or .*--no-scores \(\d+\)$") as told:
+        fitting_workers(model, plan, OPTIONS, 1, memory)
+    assert ("--rank 32" in str(told.value)) == (needed_bytes(model, plan, replace(OPTIONS, rank=32), 1) <= memory)
+    assert fitting_workers(model, plan, lighter, 1, memory) == 1
+    with pytest.raises(BadRequest, match=r"PyTorch 300\); allow more or --device cpu"):
+        fitting_workers(model, plan, OPTIONS, 1, needed_bytes(model, plan, OPTIONS, 1), beside=300 * 2**20)
 
 
 def test_the_memory_asked_for_is_enough(tmp_path):

@@ -287,7 +287,7 @@ def test_another_request_in_the_same_folder_is_refused_by_name(model, whole, thi
 
 def test_another_model_in_the_same_folder_is_refused(model, third, tmp_path):
     folder = shutil.copytree(third, tmp_path / "a")
-    with pytest.raises(BadRequest, match="holds an atlas with"):
+    with pytest.raises(BadRequest, match="holds an atlas of another model"):
         build_atlas("toy", folder, options=OPTIONS, workers=1)
 
 

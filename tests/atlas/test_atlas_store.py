@@ -97,7 +97,7 @@ def test_opening_a_large_atlas_reads_no_vector(tmp_path, folder):
     with (large / "vectors.safetensors").open("wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
         file.truncate(8 + len(header) + rows * 2**15)
-    manifest = json.loads((large / "manifest.json").read_text()) | {"d_model": 2**14, "directions": rows}
+    manifest = json.loads((large / "manifest.json").read_text()) | {"d_model": 2**14, "directions": rows, "files": {}}
     (large / "manifest.json").write_text(json.dumps(manifest))
     atlas = Atlas(large)
     assert len(atlas) == rows

@@ -8,6 +8,7 @@ import pytest
 import covector
 from covector.atlas.plan import Options
 from covector.cli.main import run
+from covector.web.shown import Shown
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +35,32 @@ def test_the_command_gives_the_rows_of_the_function(
 ) -> None:
     assert run([w.format(atlas=atlas) for w in words] + ["--json"]) == 0
     assert json.loads(capsys.readouterr().out)["rows"] == json.loads(same(atlas).to_json())["rows"]
+
+
+@pytest.mark.parametrize(
+    "words", [["search", "toy", "' cat'"], ["glance", "toy"], ["directions", "toy", "--top", "3"]], ids=lambda w: w[0]
+)
+def test_a_model_is_as_good_as_an_atlas_which_is_built_once_in_the_cache(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COVECTOR_CACHE", str(tmp_path))
+    assert run([*words, "--json"]) == 0
+    first = capsys.readouterr()
+    (kept,) = (tmp_path / "atlases").iterdir()
+    assert first.err == f"the atlas of toy is built first, once: {kept}\n"
+    assert covector.Atlas(kept).manifest["complete"]
+    assert Shown("toy").folder == kept  # where the page keeps it too
+    assert run([*words, "--json"]) == 0
+    again = capsys.readouterr()
+    assert again.err == ""
+    assert run([words[0], str(kept), *words[2:], "--json"]) == 0
+    assert json.loads(again.out)["rows"] == json.loads(capsys.readouterr().out)["rows"]
+    assert run(words) == 0
+    assert (
+        capsys.readouterr()
+        .out.splitlines()[-1]
+        .startswith(f"next: covector {('search', 'directions')[words[0] == 'glance']} toy ")
+    )
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,8 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("broken") / "a"
     model = random_model(n_layers=1, n_heads=2, d_head=4, d_model=8, n_vocab=160)
     build_atlas(covector.open(model), folder, options=Options(("ov", "embed"), k=3, draws=20), workers=1)
-    write_manifest(folder, {**read_manifest(folder), "reference": "no-such-model-here"})
+    # Without sizes and digests, as older ones are: what is broken below is seen by what it is.
+    write_manifest(folder, {**without("files")(read_manifest(folder)), "reference": "no-such-model-here"})
     return folder
 
 
@@ -150,7 +151,6 @@ MANIFESTS: dict[str, tuple[Callable[[Manifest], object], str]] = {
     "an open quote": (lambda m: {**m, "reference": "it's"}, "'reference' to be words that open a model"),
     "a reference with a command": (lambda m: {**m, "reference": "gpt2; rm x"}, "words that open a model, quoted"),
     "options as a list": (lambda m: {**m, "options": []}, "expected 'options' to be a mapping, got"),
-    "no rank": (lambda m: {**m, "options": without("rank")(m["options"])}, "its options lack 'rank'"),
     "an unknown option": (lambda m: {**m, "options": {**m["options"], "to": 1}}, "its options have an unknown 'to'"),
     "a rank of zero": (lambda m: {**m, "options": {**m["options"], "rank": 0}}, "the option 'rank' to be null or a w"),
     "another width": (lambda m: {**m, "d_model": 9}, "'d_model' to be the width of the vectors, 8, got 9"),

@@ -1,6 +1,4 @@
-"""The joint null of many faces, and the bootstrap: marginal laws, exact dependence, enumerated resamples."""
-
-from itertools import product
+"""The joint null of many faces, and how sure the first is: marginal laws, exact dependence, Student's law."""
 
 import numpy as np
 import pytest
@@ -93,7 +91,7 @@ def test_faces_that_treat_all_alike_are_never_beyond_anything() -> None:
     assert np.all(z[:, 1] != 0)
 
 
-# The bootstrap
+# How sure the first is
 
 
 @pytest.mark.parametrize("n", [5, 600])
@@ -109,20 +107,44 @@ def test_the_mean_of_the_items_is_the_set(n: int) -> None:
     np.testing.assert_allclose(sizes @ items / n, expected, rtol=1e-4)
 
 
-def test_three_items_resample_as_their_27_samples_do() -> None:
-    items = np.array([[3.0, 2.0, -1.0], [0.0, 1.5, 2.0], [1.0, 0.9, 1.1]])
-    wins = np.zeros(3)
-    for sample in product(range(3), repeat=3):
-        wins[np.argmax(items[list(sample)].sum(axis=0))] += 1 / 27
-    found = share_first(items, np.ones(3, int), draws=20_000, seed=1)
-    np.testing.assert_allclose(found, wins, atol=4 * 0.5 / np.sqrt(20_000))
+@pytest.mark.parametrize("k", [2, 3, 12])
+def test_of_two_faces_the_share_is_that_of_a_paired_t_test(k: int) -> None:
+    items = np.random.default_rng(k).normal([0.3, 0], 1, (k, 2))
+    t = stats.ttest_rel(items[:, 0], items[:, 1]).statistic
+    found = share_first(items, np.full(k, 3), draws=20_000, seed=1)
+    np.testing.assert_allclose(found, [stats.t.cdf(t, k - 1), stats.t.sf(t, k - 1)], atol=4 * 0.5 / np.sqrt(20_000))
     assert found.sum() == pytest.approx(1)
 
 
-def test_one_item_cannot_be_resampled_and_undefined_faces_are_never_first() -> None:
+def test_of_several_faces_means_are_drawn_from_the_multivariate_t_law() -> None:
+    items = np.random.default_rng(5).standard_normal((6, 3)) @ np.array([[1, 0.8, 0], [0, 0.6, 0.3], [0, 0, 1.5]])
+    law = stats.multivariate_t(items.mean(axis=0), np.cov(items.T) / 6, df=5, seed=3)
+    expected = np.bincount(np.argmax(law.rvs(40_000), axis=1), minlength=3) / 40_000
+    found = share_first(items, np.ones(6, int), draws=40_000, seed=1)
+    assert expected.min() > 0.1
+    np.testing.assert_allclose(found, expected, atol=4 * 0.5 * np.sqrt(2 / 40_000))
+
+
+@pytest.mark.parametrize("k", [2, 3, 5, 20])
+def test_two_faces_that_are_alike_seem_surely_different_as_rarely_as_they_should(k: int) -> None:
+    """Either has a share of .95 or more in a tenth of sets. Items drawn with replacement: .45, .31, .21 and .13."""
+    rng, sets = np.random.default_rng(k), 1500
+    largest = [share_first(rng.standard_normal((k, 2)), np.ones(k, int), draws=400, seed=s).max() for s in range(sets)]
+    # A share of 400 draws is off by .01 at .95, one way as often as the other.
+    assert np.mean(np.array(largest) >= 0.95) == pytest.approx(0.1, abs=4 * np.sqrt(0.1 * 0.9 / sets))
+
+
+def test_groups_count_by_their_size() -> None:
+    items = np.array([[1.0, 0.0], [1.0, 0.0], [-3.5, 0.0]])
+    shares = [share_first(items, np.array(sizes), draws=2000, seed=0)[0] for sizes in ([1, 1, 1], [2, 2, 1])]
+    assert shares[0] < 0.5 < shares[1]
+
+
+def test_one_item_cannot_vary_and_undefined_faces_are_never_first() -> None:
     assert np.isnan(share_first(np.ones((1, 4)), np.ones(1, int), draws=10, seed=0)).all()
-    items = np.column_stack([np.full(5, np.nan), -np.ones(5)])
-    np.testing.assert_array_equal(share_first(items, np.ones(5, int), draws=10, seed=0), [0, 1])
+    assert np.isnan(share_first(np.full((3, 4), np.nan), np.ones(3, int), draws=10, seed=0)).all()
+    items = np.column_stack([np.full(5, np.nan), -np.ones(5), -2 * np.ones(5)])
+    np.testing.assert_array_equal(share_first(items, np.ones(5, int), draws=10, seed=0), [0, 1, 0])
 
 
 def test_random_groups_vary_as_single_vectors_do() -> None:
@@ -139,7 +161,7 @@ def test_impossible_requests_are_refused() -> None:
     moment = second_moment(haar_directions(2, D, 1))
     with pytest.raises(BadRequest, match="a null needs draws >= 1, got 0"):
         null_scores([Family(moment, [face(1)])], draws=0, seed=0)
-    with pytest.raises(BadRequest, match="a bootstrap needs draws >= 1"):
+    with pytest.raises(BadRequest, match="shares of draws need draws >= 1"):
         share_first(np.ones((2, 2)), np.ones(2, int), draws=0, seed=0)
     with pytest.raises(BadRequest, match="family lives in 12 dimensions, the vectors in 5"):
         item_scores(Family(moment, [face(1)]), haar_directions(2, 5, 1), np.arange(2))

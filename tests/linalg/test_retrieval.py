@@ -48,6 +48,11 @@ def test_a_map_of_zeros_reaches_nothing() -> None:
         assert not found.low.any()
 
 
+def test_no_source_reaches_nothing() -> None:
+    assert reaches_own(SOURCES[:, :0], B, VECTORS, np.zeros(0, int), 1).high.shape == (2, 0)
+    assert reaches_each(SOURCES[:, :0], B, VECTORS, np.arange(4), 1).low.shape == (2, 0, 4)
+
+
 def test_a_label_that_has_a_twin_does_not_win_over_it() -> None:
     vectors = np.concatenate([VECTORS, VECTORS])
     best = np.einsum("mr,rd,nd->mn", SOURCES[0], B[0], VECTORS).argmax(axis=1)

@@ -4,6 +4,7 @@ covector.directions("gpt2m.atlas", kinds=["ov"], side="write", labels="fire").sh
 """
 
 import re
+import shlex
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,14 +44,15 @@ def directions(
     """One row per direction that every filter keeps, the first `top` of them.
 
     `kinds`: of maps; `side`: read, write, query or key; `site`: a part of an address, * for any number; `layers`: first
-    and last; `most_q`: the largest q over the whole atlas; `flag`: one of `FLAGS`; `labels`: a part of a label in
-    either pole's list, or one in quotes, exactly. `sort`: ``strength`` (|ζ|), ``layer``, ``place``, ``side``,
-    ``label`` or one of `NUMBERS`, falling unless `rising`; what is unknown comes last.
+    and last, both in the atlas; `most_q`: the largest q over the whole atlas; `flag`: one of `FLAGS`; `labels`: a part
+    of a label in either pole's list, or one in quotes, exactly. `sort`: ``strength`` (|ζ|), ``layer``, ``place``,
+    ``side``, ``label`` or one of `NUMBERS`, falling unless `rising`; what is unknown comes last.
     p and q are those of the whole atlas: they are not corrected for what a filter chooses. `source`: an atlas, or its
-    folder. Raises BadRequest for a name that is none, CorruptAtlas.
+    folder. Raises BadRequest for a name, a layer or a place that is none, CorruptAtlas.
     """
     atlas = source if isinstance(source, Atlas) else Atlas(source)
     _check(atlas, kinds, side, flag, top)
+    _check_places(atlas, site, layers)
     kept = _kept(atlas, kinds, side, site, layers, most_q, flag)
     if labels.strip():
         kept &= _listing(atlas, labels)
@@ -63,11 +65,27 @@ def directions(
         meta={**meta, "analysis": "directions", "kept": len(rows), "near": near, "sort": sort},
         title=f"{meta['model']} · {len(first):,} of {len(rows):,} directions kept, {len(atlas):,} in all",
         says=f"{len(rows):,} of {len(atlas):,} directions are kept; {near:,} of them lie closer to a label than chance "
-        f"(q < {LEVEL} over the whole atlas).",
+        f"(q_dir < {LEVEL} over the whole atlas)." + _verdict(atlas, rows),
         not_says="Filters choose by what is looked at: p and q are of the whole atlas and are not corrected for the "
         "choice. A direction near a label need not be used.",
+        next=like_first(atlas, first),
         key=("place", "side"),
     )  # fmt: skip
+
+
+def like_first(atlas: Atlas, rows: Int[np.ndarray, " n"]) -> str:
+    """The search for more like the first of these rows; empty where there is none."""
+    if not len(rows):
+        return ""
+    (row,) = atlas.rows(rows[:1], ["site", "dyad", "side"])
+    return f"covector search {shlex.quote(str(atlas.folder))} --like {row['site']}:{row['dyad']}.{row['side']}"
+
+
+def _verdict(atlas: Atlas, rows: Int[np.ndarray, " n"]) -> str:
+    """What calls a direction interpretable, where one of these rows is: q_coherence, not q_dir."""
+    if "interpretable" not in atlas.names or not atlas.column("interpretable")[rows].any():
+        return ""
+    return " Interpretable is a verdict on the list of labels (q_coherence and more), not on the nearest one (q_dir)."
 
 
 def direction_columns(atlas: Atlas, rows: Int[np.ndarray, " n"]) -> list[Column]:
@@ -90,17 +108,17 @@ def direction_columns(atlas: Atlas, rows: Int[np.ndarray, " n"]) -> list[Column]
         Column("zeta", of("zeta"), digits=1, about="ζ = √d·cos with the nearest label, signed by its pole"),
         Column("label", [r["label"] for r in told], about="nearest label"),
         *more(
-            p_dir="chance that a random direction is this near to a label",
-            q_dir="false share among directions as good, whole atlas",
-            p_svd="chance under rotated bases of the same place",
+            q_dir="false share among directions as near to a label, whole atlas",
+            q_coherence="false share among lists as coherent, whole atlas: what calls a direction interpretable",
         ),
         Column("called", [" ".join(f for f in FLAGS if r.get(f)) for r in told], about="verdicts of the atlas"),
         Column("plus", [_pole(r["top"]) for r in told], about=f"first {LABELS} labels of the + pole"),
         Column("minus", [_pole(r["bottom"]) for r in told], about=f"first {LABELS} labels of the − pole"),
         *more(
+            p_dir="chance that a random direction is this near to a label",
+            p_svd="chance under rotated bases of the same place",
             p_cov="chance for a random direction of the labels' own covariance",
             coherence="of the labels, after the direction is projected out",
-            q_coherence="false share of the lists called as coherent",
         ),
     ]
 
@@ -125,11 +143,29 @@ def _check(atlas: Atlas, kinds: Sequence[str], side: str, flag: str, top: int | 
         raise BadRequest(f"--top: expected at least 1 direction, got {top}")
 
 
+def _check_places(atlas: Atlas, site: str, layers: tuple[int, int] | None) -> None:
+    there = sorted({r["layer"] for r in atlas.sites if r["layer"] is not None})
+    if layers is not None and not (there and there[0] <= layers[0] <= layers[1] <= there[-1]):
+        told = f"{there[0]} to {there[-1]}" if there else "none: it holds embeddings alone"
+        given = f"{layers[0]}" if layers[0] == layers[1] else f"{layers[0]}-{layers[1]}"
+        raise BadRequest(f"--layers: expected layers of this atlas ({told}), first to last, got {given}")
+    address = _address(site)
+    if not any(address.search(folded(r["site"])) for r in atlas.sites):
+        raise BadRequest(
+            f"--site: expected a part of an address of this atlas, such as {atlas.sites[-1]['site']}, got '{site}'"
+        )
+
+
+def _address(site: str) -> re.Pattern[str]:
+    """What addresses are looked through for: * is any number, and a dyad is left out."""
+    return re.compile(re.escape(re.sub(r":\d+$", "", folded(site))).replace(r"\*", r"\d+"))
+
+
 def _kept(
     atlas: Atlas, kinds: Sequence[str], side: str, site: str, layers: tuple[int, int] | None, most_q: float, flag: str
 ) -> Bool[np.ndarray, " n"]:
     wanted = np.ones(len(atlas.sites), dtype=bool)
-    address = re.compile(re.escape(re.sub(r":\d+$", "", folded(site))).replace(r"\*", r"\d+"))
+    address = _address(site)
     for i, record in enumerate(atlas.sites):
         inside = layers is None or (record["layer"] is not None and layers[0] <= record["layer"] <= layers[1])
         named = bool(address.search(folded(record["site"])))

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from covector.analyses.query import Query, basis_named
-from covector.analyses.search import VECTORS_PER_DIMENSION, Scored, score
+from covector.analyses.search import Scored, score
+from covector.analyses.search_chance import VECTORS_PER_DIMENSION
 from covector.axes import Float, Int
 from covector.errors import BadRequest, CorruptAtlas
 from covector.io.atlas import Atlas

@@ -2,11 +2,12 @@
 
 The coefficient of dyad i is a = x·uᵢ, x what its map multiplies at that position (so the dyad writes σᵢ a vᵢ); `side`
 write gives what a head or MLP really adds along vᵢ. Random directions of the same space are run over the same text
-beside it: what they reach is the chance level.
+beside it: what they reach is the chance level. Of a feature r² with its observable is told too.
 
-Source: F2 (contextual reading) of the theory page; `docs/theory/fires.md`, equations 1–4.
+Source: F2 (contextual reading) of the theory page; `docs/theory/fires.md`, equations 1–6.
 """
 
+import dataclasses
 import hashlib
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from covector.analyses.fires_feature import Said, notes, observable_of, said
 from covector.analyses.fires_lines import passage_line
 from covector.analyses.fires_probe import Probe, dyad_probe, vector_probe
 from covector.axes import Float, Int
@@ -24,8 +26,10 @@ from covector.linalg.firing import Traces, histograms, level, standardised, trac
 from covector.model.opened import Model
 from covector.render import Column, Curve, Table
 from covector.run.decoder import Decoder
-from covector.run.text import readable, text_ids, windows
+from covector.run.text import readable, text_pieces, windows
 from covector.run.until import passing
+from covector.study.feature import Feature
+from covector.study.observable import Observable
 
 # Random directions that are run beside the one asked about.
 DRAWS = 100
@@ -44,12 +48,17 @@ class Activations:
     """What the rows of a probe measured along a text.
 
     `ids` are the tokens of the text, `places` the indices into them that were measured (in order), `values` the
-    activations there: column 0 of the direction asked about, the others of random ones.
+    activations there: column 0 of the direction asked about, the others of random ones. `passage` numbers the windows
+    that were run by themselves; `observed` is an observable's value at the same places, empty where none was asked for.
+    `starts`: indices of the tokens that begin a document.
     """
 
     ids: Int[np.ndarray, " n"]
     places: Int[np.ndarray, " m"]
     values: Float[np.ndarray, "m r"]
+    passage: Int[np.ndarray, " m"]
+    observed: Float[np.ndarray, " k"]
+    starts: Int[np.ndarray, " l"]
 
     @property
     def z(self) -> Float[np.ndarray, " n"]:
@@ -59,22 +68,38 @@ class Activations:
         return whole
 
 
-def activations(model: Model, probe: Probe, text: str, dtype: torch.dtype = torch.float32) -> Activations:
+def activations(
+    model: Model, probe: Probe, text: str, dtype: torch.dtype = torch.float32, observable: Observable | None = None
+) -> Activations:
     """Run the text in windows and project what passes the hook on every row of the probe.
 
     The first position of each window is left out: it sees nothing but itself, and in trained models it is an outlier
-    of every statistic. Values are exact to the precision of the run. Raises what `text_ids` raises.
+    of every statistic. Values are exact to the precision of the run. With an `observable` the model runs to its end.
+    Raises what `text_pieces` raises.
     """
-    decoder, ids = Decoder(model.weights, dtype, model.device), text_ids(model, text)
+    decoder, (ids, starts) = Decoder(model.weights, dtype, model.device), text_pieces(model, text)
     rows = torch.from_numpy(np.ascontiguousarray(probe.rows.T)).to(decoder.device, dtype)
-    found, places = [], []
+    found, places, passage, observed = [], [], [], [np.empty(0)]
     with torch.no_grad():
         for some in windows(model, ids):
-            passed = passing(decoder, torch.from_numpy(some.tokens), probe.hook)
+            passed, seen = _passed(decoder, torch.from_numpy(some.tokens), probe.hook, observable)
             passed = passed if probe.head is None else passed[:, :, probe.head]
             found.append((passed[:, 1:] @ rows).reshape(-1, rows.shape[1]).cpu().numpy())
             places.append((some.starts[:, None] + np.arange(1, some.tokens.shape[1])).ravel())
-    return Activations(ids, np.concatenate(places), np.concatenate(found))
+            passage.append(np.repeat(some.starts, some.tokens.shape[1] - 1))
+            observed.append(seen[:, 1:].ravel())
+    numbers = np.unique(np.concatenate(passage), return_inverse=True)[1]
+    return Activations(ids, np.concatenate(places), np.concatenate(found), numbers, np.concatenate(observed), starts)
+
+
+def _passed(
+    decoder: Decoder, tokens: torch.Tensor, hook: str, observable: Observable | None
+) -> tuple[torch.Tensor, np.ndarray]:
+    """What passes the hook, and the observable's values [batch, position] (no positions where there is none)."""
+    if observable is None:
+        return passing(decoder, tokens, hook), np.empty((len(tokens), 0))
+    ran = decoder.run(tokens, capture=[hook])
+    return ran.cache[hook], observable.of(ran.outputs[observable.output].cpu().numpy())
 
 
 def fires(
@@ -84,7 +109,7 @@ def fires(
     *,
     side: str = "read",
     top: int = 10,
-    vector: np.ndarray | None = None,
+    vector: np.ndarray | Feature | None = None,
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Table:
@@ -92,16 +117,20 @@ def fires(
 
     `place`: a dyad (``L22H10:1``, ``L3.mlp.in:0``) and `side` (read, write; query, key for QK), or, with `vector` [d],
     the hook point where that vector is measured (``L5.resid_post``); it counts as a unit vector. Shares, skew and the
-    strongest activation are compared with `draws` random directions of the same space on the same text.
-    The model runs in float32, statistics are float64. Cost: one run of the text as far as the hook, and
-    tokens · draws · 4 bytes.
-    Raises BadSite, BadRank, BadRequest, FrameUnavailable.
+    strongest activation are compared with `draws` random directions of the same space on the same text. Of a `Feature`
+    that knows its observable, the observable is measured at every position too: column ``observable``, and r² with the
+    projection in `meta`. The model runs in float32, statistics are float64. Cost: one run of the text as far as the
+    hook (for an observable to the end), and tokens · draws · 4 bytes.
+    Raises BadSite, BadRank, BadRequest, FrameUnavailable; NotOneToken, UnknownBasis for an observable of another model.
     """
     if top < 1 or draws < LEAST_DRAWS:
         raise BadRequest(f"expected top >= 1 and draws >= {LEAST_DRAWS}, got top = {top}, draws = {draws}")
     probe = _probe(model, place, side, vector, draws, seed)
-    found = activations(model, probe, text)
+    feature = vector if isinstance(vector, Feature) else None
+    observable = observable_of(feature, model) if feature and feature.observable else None
+    found = activations(model, probe, text, observable=observable)
     told = traces(found.values)
+    agrees = None if observable is None else said(observable, found.values, found.observed, found.passage, seed)
     meta = model.meta | {
         "analysis": "fires",
         "direction": probe.words,
@@ -112,10 +141,16 @@ def fires(
         "seed": seed,
         "start_token": "none; the first position of each window is left out",
     }
-    return _table(model, probe, found, told, meta, top)
+    if feature:
+        meta |= {"feature": feature.to_meta()}
+    return _table(model, probe, found, told, agrees, meta, top)
 
 
 def _probe(model: Model, place: str, side: str, vector: Any, draws: int, seed: int) -> Probe:
+    if isinstance(vector, Feature):
+        probe, words = vector_probe(model, vector.vector, place, draws, seed), vector.path or "(no path)"
+        words = f"feature {words} at {place}" if vector.observable else probe.words
+        return dataclasses.replace(probe, words=words, notes=notes(vector, model, place))
     if vector is not None:
         return vector_probe(model, vector, place, draws, seed)
     address, _, dyad = place.partition(":")
@@ -129,11 +164,13 @@ def _probe(model: Model, place: str, side: str, vector: Any, draws: int, seed: i
     return dyad_probe(model, site, int(dyad or 0), side, draws, seed)
 
 
-def _table(model: Model, probe: Probe, found: Activations, told: Traces, meta: dict[str, Any], top: int) -> Table:
+def _table(
+    model: Model, probe: Probe, found: Activations, told: Traces, agrees: Said | None, meta: dict[str, Any], top: int
+) -> Table:
     peak = level(told.peak[1:], ALPHA)
     z = found.z
     chosen = [(pole, at) for pole, sign in (("+", 1), ("−", -1)) for at in _apart(sign * z, top)]
-    columns = _columns(model, found, z, chosen, peak)
+    columns = _columns(model, found, z, chosen, peak) + _observed(found, agrees, chosen)
     reach = max((float(np.nanmax(np.abs(_around(z, at)))) for _, at in chosen), default=1.0)
     n = len(found.places)
     chance = _chance(told)
@@ -146,9 +183,10 @@ def _table(model: Model, probe: Probe, found: Activations, told: Traces, meta: d
             "sd": float(told.sd[0]),
             "null": f"{len(told.peak) - 1} random directions of {probe.space} on the same text",
             "peak_level": peak,
-        },
+        }
+        | ({} if agrees is None else agrees.to_meta()),
         title=f"{model.name} · {probe.words} · {n:,} tokens · 1 sd = {told.sd[0]:.3g}",
-        says=_says(told, chance, peak),
+        says=_says(told, chance, peak) + (f" {agrees}" if agrees else ""),
         not_says="It does not say what the model does with it, nor that the passages share a meaning. The level is for "
         "one direction chosen beforehand: of twenty looked at, one passes it by chance."
         + "".join(f" Note: {note}." for note in probe.notes),
@@ -168,7 +206,7 @@ def _columns(
     index = np.array(places, dtype=np.int64)
     values = found.values[np.searchsorted(found.places, index), 0].astype(np.float64)
     centre = [min(at, AROUND) for at in places]
-    texts = [readable([labels[t] for t in _around(found.ids, at)]) for at in places]
+    texts = [_texts([labels[t] for t in _around(found.ids, at)], found.starts, at) for at in places]
     pairs = list(zip(texts, centre, strict=True))
     return [
         Column("rank", np.arange(len(chosen)), about="passages of the + pole first"),
@@ -183,6 +221,14 @@ def _columns(
         Column("strengths", [_strengths(z, at) for at in places], digits=1, about="z of these tokens; – not measured"),
         Column("at", np.array(centre, dtype=np.int64), about="index of the token that fires in `tokens`"),
     ]
+
+
+def _observed(found: Activations, agrees: Said | None, chosen: list[tuple[str, int]]) -> list[Column]:
+    if agrees is None:
+        return []
+    at = np.searchsorted(found.places, np.array([place for _, place in chosen], dtype=np.int64))
+    about = f"{agrees.observable} at that token"
+    return [Column("observable", found.observed[at].astype(np.float64), agrees.observable.unit, 2, about)]
 
 
 def _chance(told: Traces) -> dict[str, float]:
@@ -219,6 +265,17 @@ def _apart(z: np.ndarray, top: int) -> list[int]:
 
 def _around(values: np.ndarray, at: int) -> np.ndarray:
     return values[max(0, at - AROUND) : at + AROUND + 1]
+
+
+def _texts(labels: list[str], starts: Int[np.ndarray, " l"], at: int) -> list[str]:
+    """Readable texts of the tokens around one, with a line break between documents; that one keeps its bare text."""
+    texts, first = readable(labels), max(0, at - AROUND)
+    for start in starts[(starts > first) & (starts < first + len(texts))].tolist():
+        if start == at + 1:
+            texts[start - first] = "\n" + texts[start - first]
+        else:
+            texts[start - first - 1] += "\n"
+    return texts
 
 
 def _strengths(z: np.ndarray, at: int) -> list[float | None]:

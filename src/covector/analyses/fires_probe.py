@@ -73,8 +73,10 @@ def vector_probe(model: Model, vector: np.ndarray, hook: str, draws: int, seed: 
     row = np.asarray(vector, dtype=np.float64)
     row = row[0] if row.ndim == 2 and len(row) == 1 else row
     if row.shape != (width,) or not np.isfinite(row).all() or not row.any():
+        fits = row.shape == (width,)
+        got = "numbers that are not finite" if fits and row.any() else "nothing but zeros" if fits else ""
         raise BadRequest(
-            f"{hook}: expected one finite vector of width {width}, not all zeros, got shape {row.shape}; "
+            f"{hook}: expected one finite vector of width {width}, not all zeros, got {got or f'shape {row.shape}'}; "
             "check the file, or the hook"
         )
     rows = np.concatenate([row[None] / np.linalg.norm(row), inside(np.eye(width), draws, seed)])

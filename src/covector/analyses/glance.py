@@ -6,6 +6,7 @@ Source: theory page §2 F1, §4.0; the union bound for the best of the direction
 and share their labels, so that Šidák's product would be too small.
 """
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -75,6 +76,7 @@ def glance(source: Atlas | str | Path) -> Table:
         title=f"{meta['model']} at a glance · {len(records)} places, {len(atlas):,} directions · frame {meta['frame']}",
         says=_says(records, given["q_dir"], expected, n),
         not_says=_not_says(judged),
+        next=_next(atlas, records, expected),
         picture=_picture,
         key=("site",),
     )
@@ -124,16 +126,29 @@ def _says(
     compared = int(np.isfinite(expected).sum())
     if not compared:
         return "No direction of this atlas was compared with a basis."
-    # A table of the basis' own vectors is near them by construction, for random weights too: those are not named.
-    inside = np.array([r["layer"] is not None for r in records])
-    ranked = np.where(inside, expected, np.inf) if np.isfinite(expected[inside]).any() else expected
-    least = np.argsort(ranked, kind="stable")[: min(3, int(np.isfinite(ranked).sum()))]  # NaN and ∞ come last
+    least = _least(records, expected)
     named = ", ".join(f"{records[i]['site']} (p {number_text(min(float(expected[i]) * compared, 1.0))})" for i in least)
     return (
         f"{int(np.sum(q < LEVEL)):,} of {int(n.sum()):,} directions lie closer to a label of their basis than chance "
         f"(q < .05: 5 % of them may be chance). The places in layers with the least likely directions: {named}; "
         f"each p counts all {compared} places."
     )
+
+
+def _least(records: Sequence[dict], expected: Float[np.ndarray, " n"]) -> Int[np.ndarray, " k"]:
+    """The three places with the least likely directions; in layers, where there are any."""
+    # A table of the basis' own vectors is near them by construction, for random weights too: those are not named.
+    inside = np.array([r["layer"] is not None for r in records])
+    ranked = np.where(inside, expected, np.inf) if np.isfinite(expected[inside]).any() else expected
+    return np.argsort(ranked, kind="stable")[: min(3, int(np.isfinite(ranked).sum()))]  # NaN and ∞ come last
+
+
+def _next(atlas: Atlas, records: Sequence[dict], expected: Float[np.ndarray, " n"]) -> str:
+    """The directions of the place with the least likely one; empty where none was compared."""
+    least = _least(records, expected)
+    if not len(least):
+        return ""
+    return f"covector directions {shlex.quote(str(atlas.folder))} --site {records[least[0]]['site']} --top 10"
 
 
 def _not_says(judged: bool) -> str:

@@ -86,7 +86,7 @@ def heads(
     every = _collected(view)
     sources = Sources(view, basis)
     columns = [*_sizes(every), *_positivity(every, "eta", None, draws, seed)]
-    target = sources.outputs()
+    target, left_out = _comparable(sources)
     measured: dict[str, Any] = {}
     if target is not None:
         columns += _positivity(every, "eta_full", (sources, target), draws, seed)
@@ -94,7 +94,10 @@ def heads(
         columns += copied
     columns += _positions(every, draws, seed)
     if salient:
-        columns += _salience(every, sources, salient, draws, seed)
+        if sources.first.usable.any() or sources.later.usable.any():
+            columns += _salience(every, sources, salient, draws, seed)
+        else:
+            left_out.append(f"no salient sources: all vectors of {' and '.join(sources.names)} are zero")
     return Table(
         columns=columns,
         meta=view.meta | {"analysis": "heads", "policy": "none: weights only", "seed": seed, "draws": draws, "k": k,
@@ -105,7 +108,7 @@ def heads(
         + (f" · copied: top {k} of {measured['labels']}, chance {measured['expected_hits']:.2g}" if measured else "")
         + " · (chance 95 %) · * q < .05",
         says=sentence(columns, LEVEL),
-        not_says=caveats(view, columns, measured),
+        not_says=caveats(view, columns, measured, left_out),
         next=_next(view, columns),
         picture=picture,
         lines=head_line,
@@ -124,6 +127,17 @@ def _collected(view: Model) -> _Heads:
             weights.append(positivity(layer.A[h], layer.B[h]))
             reads_in.append(d - reads_centred(view.stored.spec, view.frame, f"L{layer.layer}.W_V"))
     return _Heads(view, names, places, dyads, weights, d - writes_centred(view.stored.spec, view.frame), reads_in)
+
+
+def _comparable(sources: Sources) -> tuple[Basis | None, list[str]]:
+    """The outputs that sources are copied to, or None and the reason in words."""
+    target = sources.outputs()
+    if target is None:
+        return None, ["no copying: inputs and outputs of this model carry different labels"]
+    if not (sources.usable & target.usable).any():
+        names = ", ".join(dict.fromkeys([*sources.names, target.name]))
+        return None, [f"no copying and no full circuit: no token has a finite vector other than zero in all of {names}"]
+    return target, []
 
 
 def _sizes(every: _Heads) -> list[Column]:
@@ -294,6 +308,10 @@ def _salience(every: _Heads, sources: Sources, salient: int, draws: int, seed: i
     for first, last in _alike(every, sources):
         source, d = sources.of(every.places[first][0]), every.reads_in[first]
         kept = np.flatnonzero(source.usable)
+        if not len(kept):
+            top += [[] for _ in range(first, last)]
+            best, level, p = ([*values, *[np.nan] * (last - first)] for values in (best, level, p))
+            continue
         rows = source.vectors[kept]
         rows = without_mean(rows) if d < every.model.spec.d_model else rows
         lengths = np.maximum(row_lengths(rows), np.finfo(float).tiny)

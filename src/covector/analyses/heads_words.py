@@ -36,15 +36,14 @@ def sentence(columns: list[Column], level: float) -> str:
     return f"At a false-discovery rate of {level:.0%}: {'; '.join(parts)}."
 
 
-def caveats(view: Model, columns: list[Column], measured: dict[str, Any]) -> str:
-    """What the scores cannot see, and what was left out."""
+def caveats(view: Model, columns: list[Column], measured: dict[str, Any], left_out: list[str]) -> str:
+    """What the scores cannot see, and what was left out and why."""
     names = {c.name for c in columns}
     parts = [
         "It does not say what a head does in context: nothing was run, no norm, bias or other layer stands between"
     ]
-    if "copy" not in names:
-        parts.append("no copying: inputs and outputs of this model carry different labels")
-    elif measured["sources"] < measured["of_sources"]:
+    parts += left_out
+    if measured and measured["sources"] < measured["of_sources"]:
         parts.append(f"copying was counted on {measured['sources']} of {measured['of_sources']} tokens drawn at random")
     if "favours" not in names:
         parts.append("no favoured positions: this model has no learned positions to read them from")

@@ -2,12 +2,13 @@
 
 The ten leading directions that OV writes have two poles each, every pole ten output tokens and their centroid. J is
 the mean similarity between the ten centroids for the best choice of poles. Two nulls, each choosing poles again:
-directions of other heads at the same indices (is this head more of one piece than heads are?), and random orthonormal
-directions of the head's own write subspace (is it the singular directions, or would any basis of this head do?).
+directions of the model's heads at the same indices, mixed (is this head more of one piece than heads are?), and random
+orthonormal directions of the head's own write subspace (is it the singular directions, or would any basis do?).
 
 Source: `docs/theory/heads.md`, equations 11–13; F9 of the theory page.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,8 +30,8 @@ from covector.render import Column, Scatter, Table, clip, shown
 # False-discovery rate of the sentence and of the stars.
 LEVEL = 0.05
 METRICS = ("whitened", "centred")
-# With fewer other heads there are too few ways to put ten directions together.
-FEWEST_OTHERS = 3
+# Two J nearer than this are equal: the same directions put together, summed in another order.
+SAME = 1e-9
 # Random frames per selection of labels.
 BATCH = 20
 
@@ -76,11 +77,12 @@ def joint_units(
     `basis`: the output labels (auto: what outputs read). `metric`: centroids are compared in the ``whitened`` space of
     that basis, where neither its mean nor a few principal directions make everything alike, or ``centred``, where only
     the mean is gone. Each centroid is taken without its own direction, which all of its labels share by choice.
-    `p_others`: directions of other heads at the same indices; not defined with fewer than three other heads, and
-    conservative, since those are not orthogonal to each other as a head's own are. `p_inside`: random orthonormal
-    directions of the head's own write subspace. In both the poles are chosen anew in every draw. q is
-    Benjamini–Hochberg over heads. Heads with fewer than two dyads have no J (NaN); a head with fewer than `rank` uses
-    those it has.
+    `p_others`: direction i from any of the h heads, itself among them. A permutation p, valid for any number of heads;
+    conservative, since directions of several heads are not orthogonal to each other as a head's own are. All h^rank
+    ways are tried where they are no more than the draws; NaN where they are fewer than h / .05, since then no p could
+    earn a star. `p_inside`: random orthonormal directions of the head's own write subspace. In both the poles are
+    chosen anew in every draw. q is Benjamini–Hochberg over heads. Heads with fewer than two dyads have no J (NaN); a
+    head with fewer than `rank` uses those it has.
     Costs `rank`·draws selections from the vocabulary per head: seconds for small models, minutes for GPT-2.
     Raises BadRequest, BadSite, UnknownBasis, UnknownFrame, FrameUnavailable.
     Source: `docs/theory/heads.md`, equations 11–13.
@@ -98,7 +100,7 @@ def joint_units(
     labels = [lists.of(m.Vh[:rank]) for m in dyads]
     middles = [lists.centroids(m.Vh[:rank], ids) for m, ids in zip(dyads, labels, strict=True)]
     J, tops = np.full(len(places), np.nan), []
-    inside = np.full((len(places), draws), np.nan)
+    inside: list[np.ndarray | None] = [None] * len(places)
     for i, (layer, h, _) in enumerate(places):
         if len(middles[i]) < 2:
             tops.append([])
@@ -108,6 +110,7 @@ def joint_units(
         tops.append([lists.basis.labels[ids[side, 0]] for ids, side in zip(labels[i], poles_chosen, strict=True)])
         inside[i] = _inside(lists, dyads[i], len(middles[i]), draws, (seed, layer, h))
     null = {"others": _others(middles, draws, seed), "inside": inside}
+    few = sum(len(m) > 1 and found is None for m, found in zip(middles, null["others"], strict=True))
     columns = [
         Column("head", [p[2] for p in places], about="layer and query head"),
         Column("J", J, "", 3, "mean similarity of the directions' centroids, best poles"),
@@ -119,11 +122,11 @@ def joint_units(
         columns=columns,
         meta=view.meta | {"analysis": "joint_units", "policy": "none: weights only", "seed": seed, "draws": draws,
                           "rank": rank, "k": k, "metric": metric, "bases": {"write": lists.basis.name},
-                          "null": "other heads' directions at the same indices; random directions of the subspace",
+                          "null": "the heads' directions at the same indices, mixed; random directions of the subspace",
                           "tensors": view.origins(*_tensors(view), *lists.basis.tensors)},
         title=f"{view.name} · joint unit of the {rank} leading directions · frame {view.frame} · {k} labels per pole "
         f"of {lists.basis.name}, {metric} · (chance 95 %) · * q < .05",
-        says=_says(columns, len(places)),
+        says=_says(columns, len(places), few),
         not_says="It does not say that a list is a meaning, nor that the head is used for it: nothing was run; topics "
         "that share no direction of the vocabulary are not seen.",
         next=_next(view, columns),
@@ -155,30 +158,39 @@ def _inside(lists: _Lists, found: SVD, m: int, draws: int, seed: tuple[int, ...]
     return made
 
 
-def _others(middles: list[np.ndarray], draws: int, seed: int) -> Float[np.ndarray, "h draws"]:
-    """J of directions put together from other heads, index by index."""
-    made = np.full((len(middles), draws), np.nan)
+def _others(middles: list[np.ndarray], draws: int, seed: int) -> list[np.ndarray | None]:
+    """J of directions put together from all heads, index by index, for every head that has enough such ways.
+
+    Under the null the head itself is one of the h^m ways, each as likely: p = (1 + #) / (draws + 1) is valid if the
+    draws can give the head itself, and if all other ways are tried once (equation 12).
+    """
+    made: list[np.ndarray | None] = []
     for i, own in enumerate(middles):
-        m, rng = len(own), generator((seed, i), "other heads")
-        pool = [c for j, c in enumerate(middles) if j != i and len(c) >= m]
-        if m < 2 or len(pool) < FEWEST_OTHERS:
+        m = len(own)
+        pool = [c for c in middles if len(c) >= m]
+        ways, here = len(pool) ** m, sum(len(c) >= m for c in middles[:i])
+        if m < 2 or ways * LEVEL < len(pool):
+            made.append(None)
             continue
+        if ways - 1 <= draws:
+            picks = np.stack(np.unravel_index(np.arange(ways), (len(pool),) * m), axis=1)
+            picks = picks[(picks != here).any(axis=1)]
+        else:
+            picks = generator((seed, i), "other heads").integers(len(pool), size=(draws, m))
         stacked = np.stack([c[:m] for c in pool])
-        picks = rng.integers(len(pool), size=(draws, m))
-        for start in range(0, draws, BATCH):
-            rows = picks[start : start + BATCH]
-            best, _ = joint_similarity(stacked[rows, np.arange(m)])
-            made[i, start : start + BATCH] = best
+        rows = (stacked[picks[start : start + BATCH], np.arange(m)] for start in range(0, len(picks), BATCH))
+        made.append(np.concatenate([joint_similarity(some)[0] for some in rows]))
     return made
 
 
-def _compared(which: str, J: np.ndarray, null: Float[np.ndarray, "h draws"]) -> list[Column]:
-    told = {"others": "directions of other heads at the same indices",
+def _compared(which: str, J: np.ndarray, null: Sequence[np.ndarray | None]) -> list[Column]:
+    told = {"others": "the heads' directions at the same indices, mixed",
             "inside": "random directions of the head's own write subspace"}[which]  # fmt: skip
-    defined = np.asarray(np.isfinite(null).all(axis=1))
-    p = np.array([float(chance.monte_carlo_p(J[i], null[i]).value) if defined[i] else np.nan for i in range(len(J))])
-    level = np.full(len(J), np.nan)
-    level[defined] = np.quantile(null[defined], 1 - LEVEL, axis=1)
+    p, level = np.full((2, len(J)), np.nan)
+    for i, found in enumerate(null):
+        if found is not None:
+            p[i] = chance.monte_carlo_p(J[i] - SAME, found).value
+            level[i] = np.quantile(found, 1 - LEVEL)
     return [
         Column(f"{which}_level", level, "", 3, f"J that 95 % of {told} stay below"),
         Column(f"p_{which}", p, about=f"chance of this J among {told}, poles chosen anew"),
@@ -190,13 +202,19 @@ def _tensors(view: Model) -> list[str]:
     return [f"L{i}.{r}" for i, b in enumerate(view.spec.blocks) if b.attn for r in ("W_V", "W_O")]
 
 
-def _says(columns: list[Column], n: int) -> str:
+def _says(columns: list[Column], n: int, few: int) -> str:
     q = {c.name: np.nan_to_num(c.numbers, nan=1.0) for c in columns if c.name.startswith("q_")}
     others, inside = q["q_others"] < LEVEL, q["q_inside"] < LEVEL
-    return (
+    told = (
         f"At a false-discovery rate of {LEVEL:.0%}, {int(others.sum())} of {n} heads are more of one piece than "
-        f"directions of other heads put together, {int(inside.sum())} more than random directions of their own "
-        f"subspace, {int((others & inside).sum())} both."
+        f"the heads' directions mixed, {int(inside.sum())} more than random directions of their own subspace, "
+        f"{int((others & inside).sum())} both."
+    )
+    if not few:
+        return told
+    return (
+        f"{told} {few} of them {'is' if few == 1 else 'are'} not compared with mixtures (p NaN): so few heads and "
+        "directions can be mixed in too few ways for any p to earn a star."
     )
 
 
@@ -208,9 +226,9 @@ def _next(view: Model, columns: list[Column]) -> str:
 
 
 def _line(row: dict, width: int) -> str:
-    """``L3H0 │ J .213 │ others .152 p .005* │ own subspace .180 p .010* │ first labels``."""
+    """``L3H0 │ J .213 │ heads mixed (.152) p .005* │ own subspace (.180) p .010* │ first labels``."""
     parts = [f"{row['head']:<5}", f"J {_number(row['J'])}"]
-    for which, words in (("others", "other heads"), ("inside", "own subspace")):
+    for which, words in (("others", "heads mixed"), ("inside", "own subspace")):
         star = "*" if row[f"q_{which}"] is not None and row[f"q_{which}"] < LEVEL else " "
         parts.append(f"{words} ({_number(row[f'{which}_level'])}) p {_number(row[f'p_{which}'])}{star}")
     parts.append(" ".join(map(shown, row["unit"])))

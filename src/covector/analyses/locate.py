@@ -62,9 +62,9 @@ def locate(
 
     Columns: `gain` of the unit vectors over that of a random direction; its `z`; `p` from `draws` random rotations of
     the set, `q` (Benjamini–Hochberg) and `familywise` (Westfall–Young max-T: the same rotation is scored everywhere);
-    `first`, the share of bootstrap samples of the labels in which the place has the largest z; `cos` with its label and
-    dyad and `p_cos`, for that place alone; `energy` of the subspace, NaN where the map spans the stream. Values are
-    exact in float64; p values are Monte-Carlo, or rigorous upper bounds where those are smaller.
+    `first`, the confidence that the place has the largest z for labels like these, right also for two of them; `cos`
+    with its label and dyad and `p_cos`, for that place alone; `energy` of the subspace, NaN where the map spans the
+    stream. Values are exact in float64; p values are Monte-Carlo, or rigorous upper bounds where those are smaller.
 
     Cost: the SVD of every map, then per draw a QR of d × min(labels, d) and d² per place. At the size of GPT-2 (600
     places) a concept takes 27 s of one core, the whole vocabulary 25 s and another 5 s per hundred draws. Memory:
@@ -172,7 +172,7 @@ class _Found:
 
 
 def _measured(model: Model, there: tuple[Place, ...], labels: Chosen, draws: int, seed: int) -> _Found:
-    """Every face, and its gains under rotations and resampling of the labels. Maps of zeros are left out."""
+    """Every face, its gains under rotations, and how sure the first is. Maps of zeros are left out."""
     faces = _faces(model, there)
     kept = tuple(faces)
     kinds = sorted({p.centred for p in kept})
@@ -244,7 +244,7 @@ def _columns(found: _Found, order: list[int], draws: int, seed: int) -> tuple[li
                "gain that a random rotation of the set stays below with 95 %"),
         Column("z", found.z[order], "sd", 1, "(gain − 1) over its standard deviation by chance, exact"),
         Column("familywise", found.familywise[order], digits=4, about="p that any place reaches as much (max-T)"),
-        Column("first", found.first[order], digits=2, about="share of bootstrap samples with the largest z here"),
+        Column("first", found.first[order], digits=2, about="confidence that z is largest here for labels like these"),
         *cosines,
         *_energy_columns(found, order, draws, seed),
         Column("q", chance.bh(p)[order], about="Benjamini–Hochberg over all places"),

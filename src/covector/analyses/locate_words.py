@@ -8,8 +8,6 @@ from covector.model.circuits import cautions, site_tensors
 from covector.model.opened import Model
 from covector.render import Table
 
-# A bootstrap over so few labels can only show whether one of them decides.
-FEW = 10
 # Places whose cautions are printed.
 CAUTIONED = 5
 
@@ -27,7 +25,7 @@ def title(table: Table, model: Model) -> str:
 
 def says(table: Table, level: float) -> str:
     """How many places are beyond chance, which is the strongest, and how sure that is."""
-    rows, n = table.rows, table.meta["labels"]
+    rows = table.rows
     top = rows[0]
     beyond = sum(row["familywise"] is not None and row["familywise"] <= level for row in rows)
     if not beyond:
@@ -37,7 +35,7 @@ def says(table: Table, level: float) -> str:
         )
     first = f"{top['site']} ({top['side']}) is the strongest, {top['gain']:.3g} times the gain of a random direction"
     are = "is" if beyond == 1 else "are"
-    return f"{beyond} of {len(rows)} places {are} beyond chance (familywise {level:.0%}). {first}{_sure(rows, n)}."
+    return f"{beyond} of {len(rows)} places {are} beyond chance (familywise {level:.0%}). {first}{_sure(rows)}."
 
 
 def top_familywise(rows: list[dict]) -> float:
@@ -45,13 +43,12 @@ def top_familywise(rows: list[dict]) -> float:
     return min((row["familywise"] for row in rows if row["familywise"] is not None), default=1.0)
 
 
-def _sure(rows: list[dict], n: int) -> str:
+def _sure(rows: list[dict]) -> str:
     top, rival = rows[0], max(rows[1:], key=lambda row: row["first"] or 0.0, default=None)
     if top["first"] is None:
-        return "; its one label cannot be resampled"
-    few = f" (only {n}, so this shows whether one of them decides it, no more)" if n < FEW else ""
+        return "; how sure its rank is cannot be told from one label"
     rest = f"; next {rival['site']} ({rival['side']}), {rival['first']:.0%}" if rival and rival["first"] else ""
-    return f", and first in {top['first']:.0%} of bootstrap samples of the {n} labels{few}{rest}"
+    return f", and with {top['first']:.0%} confidence it is the first place for labels like these{rest}"
 
 
 def not_says(table: Table, model: Model, level: float) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from covector.analyses.directions import LEVEL, direction_columns
+from covector.analyses.directions import LEVEL, direction_columns, like_first
 from covector.axes import Bool, Float, Int
 from covector.io.atlas import Atlas
 from covector.render import Column, Table
@@ -49,6 +49,7 @@ def look_first(source: Atlas | str | Path, top: int = 9) -> Table:
         says=_says(int((called & near).sum()), int(called[rows].sum()), judged, len(rows)),
         not_says="The strongest of many: q is of the whole atlas, ζ alone is not. A direction near a label need not be "
         "used by the model.",
+        next=like_first(atlas, rows),
         key=("place", "side"),
     )
 

@@ -85,7 +85,11 @@ def vector_query(
     rows = np.atleast_2d(np.asarray(vectors, dtype=np.float64))
     width = atlas.manifest["d_model"]
     if rows.ndim != 2 or rows.shape[1] != width or not np.isfinite(rows).all() or not rows.any():
-        raise BadRequest(f"expected vectors of width {width}, finite and not null, got shape {np.shape(vectors)}")
+        fits = rows.ndim == 2 and rows.shape[1] == width
+        got = "numbers that are not finite" if fits and rows.any() else "nothing but zeros" if fits else ""
+        raise BadRequest(
+            f"expected vectors of width {width}, finite and not all zeros, got {got or f'shape {np.shape(vectors)}'}"
+        )
     found = {name: _inside(rows, name, dependent) for name in bases_of(atlas)}
     return Query(found, words, "subspace" if len(rows) > 1 else "vector")
 

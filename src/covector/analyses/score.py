@@ -7,7 +7,8 @@ Source: §4.0 and F10 of the theory page; `docs/theory/scores.md`.
 """
 
 import operator
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -122,6 +123,23 @@ class Scores:
     stability: Float[np.ndarray, " r"]
     intruder_chance: float
     p_basis: float
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Scores]") -> "Scores":
+        """Scores of several places, one after the other; `p_basis`, which is of one place, is lost."""
+        return cls(
+            **{name: np.concatenate([getattr(part, name) for part in parts]) for name in cls._per_direction()},
+            intruder_chance=parts[0].intruder_chance,
+            p_basis=parts[0].p_basis if len(parts) == 1 else float("nan"),
+        )
+
+    def part(self, rows: Int[np.ndarray, " s"]) -> "Scores":
+        """Those of some of the directions."""
+        return replace(self, **{name: getattr(self, name)[rows] for name in self._per_direction()})
+
+    @classmethod
+    def _per_direction(cls) -> list[str]:
+        return [field.name for field in fields(cls) if field.name not in ("intruder_chance", "p_basis")]
 
 
 @dataclass(frozen=True, eq=False)
@@ -256,8 +274,8 @@ def rule_text(rule: Rule = INTERPRETABLE) -> str:
     return ", ".join(map(str, rule))
 
 
-def verdict_text(verdict: Verdict, scores: Scores) -> str:
-    """What the rule found, and whether the SVD had part in it, in two or three sentences."""
+def verdict_text(verdict: Verdict, scores: Scores, *, places: int = 1) -> str:
+    """What the rule found in so many places, and whether the SVD had part in it, in two or three sentences."""
     number, called = len(verdict.interpretable), int(verdict.interpretable.sum())
     said = f"{called} of {number} directions are interpretable by the rule ({rule_text()})"
     if np.isnan(scores.p_svd).all():
@@ -266,8 +284,9 @@ def verdict_text(verdict: Verdict, scores: Scores) -> str:
         specific = int(verdict.svd_specific.sum())
         said += f", {specific} of these also against random bases of the same subspace."
         if np.nanmedian(scores.p_svd[verdict.interpretable]) >= ALIKE:
-            said += " Rotated bases of this place score like its singular vectors: the subspace means something, "
-            said += "its singular directions hardly more than others."
+            here, its = ("this place", "its") if places == 1 else ("these places", "their")
+            said += f" Rotated bases of {here} score like {its} singular vectors: the subspace means something, "
+            said += f"{its} singular directions hardly more than others."
     else:
         said += "."
     aligned = int(verdict.aligned.sum())

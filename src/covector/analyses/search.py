@@ -3,7 +3,7 @@
 A query is a weighted list of tokens, a vector, a subspace, or directions of the atlas itself. Every stored direction
 is scored in one pass; thresholds are those of as many random directions as were looked at.
 
-Source: F3 of the theory page; `docs/theory/search.md`, equations 1–4.
+Source: F3 of the theory page; `docs/theory/search.md`, equations 1–4 and 9.
 """
 
 import dataclasses
@@ -14,15 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from covector.analyses.query import Query, basis_named, dimension
+from covector.analyses.query import Query, dimension
 from covector.analyses.rescore import rescored
-from covector.analyses.search_lines import hit_line
+from covector.analyses.search_chance import covariance_of, familywise
+from covector.analyses.search_lines import effect_words, hit_line
 from covector.axes import Bool, Float, Int
 from covector.errors import BadRequest
 from covector.io.atlas import Atlas
 from covector.linalg import chance
-from covector.linalg.chance.laws import Matched
-from covector.linalg.chance.quadratic import matched_tail
 from covector.linalg.scan import scan
 from covector.model.opened import Model
 from covector.render import Column, Scatter, Table
@@ -34,9 +33,6 @@ SIDES = ("read", "write", "query", "key")
 # Maps inside blocks, which a search looks at unless told otherwise: every concept made of tokens lies in the span of
 # the embeddings, so that finding it there says nothing about the network.
 INSIDE = ("ov", "qk", "mlp.in", "mlp.gate", "mlp.out")
-# Draws of p_cov (its error is about 1/√draws of it), and vectors of the basis, evenly spaced, that its covariance is
-# taken from: of 16 per dimension, tr Σ² is too large by a sixteenth of its least value, which moves p by less.
-DRAWS, VECTORS_PER_DIMENSION = 1000, 16
 
 
 @dataclass(frozen=True)
@@ -54,6 +50,11 @@ class Scored:
     def q(self) -> Float[np.ndarray, " n"]:
         """Benjamini–Hochberg over all that were looked at."""
         return chance.bh(self.p)
+
+    @property
+    def hits(self) -> Bool[np.ndarray, " n"]:
+        """Which lie beyond τ."""
+        return np.abs(self.cos) >= self.tau
 
     def with_scores(self, which: Int[np.ndarray, " m"], cos: Float[np.ndarray, " m"]) -> "Scored":
         """The same with better known scores in some places, and their p."""
@@ -130,9 +131,13 @@ def search(
     """The `top` directions nearest to a query, strongest first, one row each.
 
     With the `model` that the atlas was made from, directions of heads that are shown are scored again in float64 (with
-    `exact`, those of MLPs and embeddings too), and ``p_cov`` is there: NaN without it, and for subspaces. ``effect`` is
-    σ·cos: how much of the concept dyad i writes per unit of what it reads (for a read side: how strongly a unit of the
-    concept drives it). `steps` tell how an expansion went (`expanded`). Raises BadRequest.
+    `exact`, those of MLPs and embeddings too), and ``p_cov`` and ``familywise`` are there: NaN without it, and for
+    subspaces. ``p_cov`` is of one direction of the basis' own covariance, chosen beforehand; ``familywise`` of the best
+    of all that were looked at, by the law that reaches it more often. ``effect`` is σ·cos, the expected effect: how
+    much of the concept dyad i writes per unit of what it reads (for a read side: how far a unit of the concept drives
+    it). ``meta["beyond"]`` counts directions beyond τ, ``beyond_covariance`` those of them that are so for directions
+    of the basis' covariance too; neither depends on `top`. `steps` tell how an expansion went (`expanded`).
+    Raises BadRequest.
     """
     if isinstance(top, bool) or not isinstance(top, int) or top < 1:
         raise BadRequest(f"expected --top >= 1, got {top}; leave it out for 20")
@@ -148,17 +153,17 @@ def search(
         again[order[done]] = True
         order = _nearest(found, order, top)
     rows = atlas.rows(found.at[order], SHOWN)
-    p_cov = _p_cov(model, query, rows, found.cos[order], seed)
+    p_cov, beyond = _covariance(atlas, model, query, found, order, alpha, seed)
     return Table(
         columns=_columns(found, order, rows, p_cov, again[order], query.k > 1),
         meta=_meta(atlas, query, found, alpha, {"sides": list(sides), "kinds": list(kinds) or "inside blocks"})
-        | {"seed": seed, "expansion": list(steps)},
+        | {"beyond_covariance": beyond, "seed": seed, "expansion": list(steps)},
         title=f"{atlas.manifest['meta']['model']} · {query.words} · {len(found.at):,} directions · "
         f"τ {found.tau:.3f} ({100 * alpha:.3g} % of such searches find one beyond it by chance)",
-        says=_says(query, found, rows, order, p_cov),
+        says=_says(query, found, rows, order, beyond),
         not_says="It does not say that the model uses them for this: measure it (covector fires, patch, steer). "
         "Directions that share a matrix are not independent finds.",
-        next=next_command(atlas, query, rows),
+        next=next_command(atlas, query, rows) if found.hits.any() else "",
         picture=_by_layer(atlas, found),
         lines=hit_line,
         key=("place", "side"),
@@ -185,9 +190,12 @@ def _columns(
         Column("zeta", root * cos, "sd", 1, "√d·cos", chance=float(np.sqrt(found.d.min()) * found.tau)),
         Column("p", found.p[order], about="chance that one random direction reaches this |cos|"),
         Column("q", found.q[order], about=f"Benjamini–Hochberg over the {n:,} directions looked at"),
-        Column("p_cov", p_cov, about="the same for one direction of the basis' own covariance"),
+        Column("p_cov", p_cov, about="p of one direction of the basis' own covariance, chosen beforehand: uncorrected"),
+        Column("familywise", familywise(found.p[order], p_cov, n), about=f"chance, at most, that the best of {n:,} "
+               "comes as near: random ones, or of the basis' own covariance, whichever come nearer"),
         Column("sigma", sigma, digits=3, about="gain of the dyad"),
-        Column("effect", sigma * cos, digits=3, about="σ·cos: gain along the concept"),
+        Column("effect", sigma * cos, "×", 3, "expected effect σ·cos: written along the concept per unit read (a read "
+               "side: written per unit of the concept; QK: of the score per unit)"),
         Column("tokens", [r["top" if plus else "bottom"] for r, plus in zip(rows, positive, strict=True)],
                about="labels of that pole"),
         Column("noisy", np.array([bool(r["noisy"]) for r in rows]), about="storage rounding may turn the direction"),
@@ -195,32 +203,20 @@ def _columns(
     ]  # fmt: skip
 
 
-def _p_cov(
-    model: Model | None, query: Query, rows: list[dict[str, Any]], cos: Float[np.ndarray, " n"], seed: int
-) -> Float[np.ndarray, " n"]:
-    """Chance of each |cos| for a direction with the second moment of its basis' unit vectors; NaN for subspaces."""
-    p = np.full(len(rows), np.nan)
+def _covariance(
+    atlas: Atlas, model: Model | None, query: Query, found: Scored, order: np.ndarray, alpha: float, seed: int
+) -> tuple[Float[np.ndarray, " n"], int | None]:
+    """p_cov of those shown, and how many of all beyond τ are so by it too; NaN and None where it is not defined."""
     if model is None or query.k > 1:
-        return p
-    of = np.array([row["basis"] for row in rows])
-    for name in sorted(set(of)):
-        p[of == name] = matched_tail(
-            cos[of == name], query.rows[name][0], law_of(model, name), draws=DRAWS, seed=seed
-        ).value
-    return p
+        return np.full(len(order), np.nan), None
+    laws, basis, n = covariance_of(model, query, seed), atlas.column("basis"), len(found.at)
+    hits = np.flatnonzero(found.hits)
+    beyond = laws.beyond(basis[found.at[hits]].tolist(), found.cos[hits], alpha / n)
+    return laws.p_of(basis[found.at[order]].tolist(), found.cos[order]), beyond
 
 
-def law_of(model: Model, name: str) -> Matched:
-    """Directions of a basis' own covariance: v ∝ Σ^½ g, Σ the second moment of its unit vectors."""
-    basis = basis_named(model, name)
-    usable = np.flatnonzero(basis.usable)
-    some = usable[:: max(1, len(usable) // (VECTORS_PER_DIMENSION * model.spec.d_model))]
-    units = basis.vectors[some] / basis.norms[some, None]
-    return Matched(chance.covariance_root(units))
-
-
-def _says(query: Query, found: Scored, rows: list[dict[str, Any]], order: np.ndarray, p_cov: np.ndarray) -> str:
-    hits, listed = int((np.abs(found.cos) >= found.tau).sum()), int((found.q < 0.05).sum())
+def _says(query: Query, found: Scored, rows: list[dict[str, Any]], order: np.ndarray, beyond: int | None) -> str:
+    hits, listed = int(found.hits.sum()), int((found.q < 0.05).sum())
     said = f"{hits} of {len(found.at):,} directions {'lies' if hits == 1 else 'lie'} beyond τ; {listed} have q < .05"
     others = [i for i, row in enumerate(rows) if _address(row) not in query.places]
     if others and abs(found.cos[order[others[0]]]) >= found.tau:
@@ -228,10 +224,12 @@ def _says(query: Query, found: Scored, rows: list[dict[str, Any]], order: np.nda
         pole = "" if query.k > 1 else f" ({'+' if cos >= 0 else '−'} pole)"
         asked = ", besides what was asked for," if query.places else ""
         said += f". The nearest{asked} is what {row['site']}:{row['dyad']} {VERB[row['side']]}{pole}"
-    if hits and not np.isnan(p_cov).any():
-        few = int((p_cov < 0.05).sum())
-        said += f". Of those shown {few or 'none'} {'has' if few == 1 else 'have'} p_cov < .05"
-        said += "" if few else ": directions that merely follow the basis' own covariance come as near"
+        said += f", effect {effect_words(row['side'], row['sigma'] * cos)}"
+    if hits and beyond is not None:
+        also = "it is" if hits == 1 else f"{beyond or 'none'} {'is' if beyond == 1 else 'are'}"
+        also = "it is not" if hits == 1 and not beyond else also
+        said += f". Of {'the one' if hits == 1 else f'the {hits}'} beyond τ {also} beyond what the best of as many "
+        said += "directions of the basis' own covariance reaches (FWER)"
     return said + "".join(f". {note}" for note in query.notes) + "."
 
 
@@ -268,8 +266,9 @@ def _meta(atlas: Atlas, query: Query, found: Scored, alpha: float, looked: Mappi
             "directions": len(found.at),
             "alpha": alpha,
             "tau": found.tau,
-            "null": "Haar directions; Beta law, union over the directions looked at; p_cov: directions of the basis' "
-            "own covariance",
+            "beyond": int(found.hits.sum()),
+            "null": "Haar directions; Beta law, union over the directions looked at; p_cov: one direction of the "
+            "basis' own covariance; familywise: the larger of both laws, union over the directions looked at",
             "precision": "cosines of stored float16 rows: to about 2e-5; where exact: float64",
         }
     )

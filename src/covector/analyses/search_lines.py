@@ -10,11 +10,18 @@ PLACE = 15
 
 
 def hit_line(row: dict[str, Any], width: int) -> str:
-    """``L22H10.ov:1 write + cos +.412 ζ +13.2 q 1e-08 cov .031 σ 2.41 | ·hear …``; ~ marks what rounding may turn."""
+    """``L22H10.ov:1 write + cos +.412 ζ +13.2 q 1e-08 FWER .031 effect +.993× | ·hear …``; ~: rounding may turn it."""
     place = pad(row["place"] + ("~" if row["noisy"] else ""), PLACE)
     head = f"{place} {row['side']:<5} {row['pole']} cos {row['cos']:+.3f} ζ {row['zeta']:+5.1f}"
-    head += f" q {probability(row['q'])} cov {probability(row['p_cov'])} σ {row['sigma']:<5.3g} | "
+    effect = f"{row['effect']:+.3g}×"
+    head += f" q {probability(row['q'])} FWER {probability(row['familywise'])} effect {effect:<8}| "
     return head + clip(" ".join(shown(t) for t in row["tokens"]), max(8, width - cell_len(head)))
+
+
+def effect_words(side: str, effect: float) -> str:
+    """What σ·cos is, on each side of a dyad: ``+1.03 along it per unit of what is read``."""
+    told = {"write": "along it per unit of what is read", "read": "written per unit of it"}
+    return f"{effect:+.3g}× {told.get(side, 'of the score per unit on both sides')}"
 
 
 def place_line(row: dict[str, Any], width: int) -> str:

@@ -82,7 +82,7 @@ def search_sites(
         says=_says(query, measured, rows, alpha),
         not_says="It does not say that attention ever moves the concept there, nor that the model uses it."
         + ("" if complete else " The atlas was built with --rank: gains need every dyad and are left out."),
-        next=next_command(atlas, query, rows),
+        next=next_command(atlas, query, rows) if (measured["familywise"] < alpha).any() else "",
         picture=_by_layer(atlas, found, places),
         lines=place_line,
         key=("site", "side"),

@@ -7,8 +7,9 @@ few strong dyads goes by QR, which takes three times as much as a Gram. Held aga
 whole builds (`tests/atlas/test_atlas_memory.py`).
 """
 
+import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from covector.arch.adapter import AdaptedWeights
 from covector.atlas.decompose import together
@@ -36,6 +37,8 @@ KEPT_BYTES = 64 * 2**20
 # Squares d x d in float64 that are alive at once, the matrix not counted: while LAPACK finds all eigenvectors of a
 # Gram or a moment (it, overwritten by them, two to work in); at an SVD of the triangle (it, U, Vh, four to work in).
 EIGEN, SVD_OF_TRIANGLE = 3, 7
+# Dyads a site that a refusal tries, whether they would fit.
+LOW = 32
 # Members of a list that is judged.
 LISTED = FIRST + LATER
 # Rows of directions in double that scoring lists holds: for all of them, and for those whose sums are taken together.
@@ -43,33 +46,89 @@ AIMED, SUMMED = 4, 10
 
 
 def fitting_workers(
-    model: Model, plan: tuple[Unit, ...], options: Options, workers: int, memory: int, *, apart: bool = False
+    model: Model,
+    plan: tuple[Unit, ...],
+    options: Options,
+    workers: int,
+    memory: int,
+    *,
+    apart: bool = False,
+    beside: int = 0,
 ) -> int:
     """How many of `workers` fit into `memory` bytes; `apart` says that each is a process of its own.
 
-    Raises BadRequest, with what is needed, if not even one does.
+    `beside` is what a graphics card's library takes. Raises BadRequest, with what is needed and what would need less,
+    if not even one does.
     """
-    least = needed_bytes(model, plan, options, 1, apart=apart)
-    if least > memory:
-        raise BadRequest(
-            f"--memory {memory / 2**30:.2f} GiB is too little for {model.name}: expected at least "
-            f"{least / 2**30:.2f} GiB (its vocabulary {table_bytes(model, plan) / 2**30:.2f}, the largest unit "
-            f"{max(unit_bytes(model, u, options) for u in plan) / 2**30:.2f}); allow more, or lower --rank"
-        )
-    return next(n for n in range(workers, 0, -1) if needed_bytes(model, plan, options, n, apart=apart) <= memory)
+    if needed_bytes(model, plan, options, 1, apart=apart) + beside > memory:
+        raise BadRequest(_too_little(model, plan, options, memory, apart, beside))
+    left = memory - beside
+    return next(n for n in range(workers, 0, -1) if needed_bytes(model, plan, options, n, apart=apart) <= left)
+
+
+def _too_little(model: Model, plan: tuple[Unit, ...], options: Options, memory: int, apart: bool, beside: int) -> str:
+    """What is needed, all of it by name, and what makes it fit: more memory, or less that is asked for."""
+    terms = needed_terms(model, plan, options, 1, apart=apart) | {"PyTorch": beside}
+    large = (memory > 0 and memory % 2**30 == 0) or memory >= 2**34
+    size, unit, digits = (2**30, "GiB", 2) if large else (2**20, "MiB", 0)
+
+    def shown(count: int, up: bool = False) -> str:
+        parts = count / size * 10**digits
+        return f"{(math.ceil(parts) if up else round(parts)) / 10**digits:,.{digits}f}"
+
+    parts = " + ".join(f"{name} {shown(count, up=True)}" for name, count in terms.items() if count)
+    helps = [
+        f"{name} ({shown(needed, up=True)})"
+        for name, needed in _lighter(model, plan, options, apart, beside)
+        if needed <= memory
+    ]
+    return (
+        f"--memory {shown(memory)} {unit} is too little for {model.name}: expected at least "
+        f"{shown(sum(terms.values()), up=True)} {unit} ({parts}); " + " or ".join(["allow more", *helps])
+    )
+
+
+def _lighter(
+    model: Model, plan: tuple[Unit, ...], options: Options, apart: bool, beside: int
+) -> Iterator[tuple[str, int]]:
+    """Requests that ask for less, and what each needs."""
+
+    def needed(asked: Options, elsewhere: bool = apart) -> int:
+        return needed_bytes(model, plan, asked, 1, apart=elsewhere)
+
+    if beside:
+        yield "--device cpu", needed(options)
+    if apart:
+        yield "--engine threads", needed(options, elsewhere=False) + beside
+    if options.rank is None or options.rank > LOW:
+        yield f"--rank {LOW}", needed(dataclasses.replace(options, rank=LOW)) + beside
+    if options.scores:
+        yield "--no-scores", needed(dataclasses.replace(options, scores=False)) + beside
 
 
 def needed_bytes(model: Model, plan: tuple[Unit, ...], options: Options, workers: int, *, apart: bool = False) -> int:
     """Anonymous memory that a build takes at most with so many workers, summed over processes."""
+    return sum(needed_terms(model, plan, options, workers, apart=apart).values())
+
+
+def needed_terms(
+    model: Model, plan: tuple[Unit, ...], options: Options, workers: int, *, apart: bool = False
+) -> dict[str, int]:
+    """`needed_bytes`, what it is for: of the moment, at work or at the end, that takes more."""
     process = INTERPRETER_BYTES + (TORCH_BYTES if _needs_torch(model) else 0)
     largest = sum(sorted((unit_bytes(model, unit, options) for unit in plan), reverse=True)[:workers])
     waiting = (workers + 1) * max(_part_bytes(model, unit, options) for unit in plan)
     kept, passing = judging_bytes(model, plan, options)
     tables = table_bytes(model, plan) + kept
     passing += KEPT_BYTES if passing else 0
-    at_work = (process + tables + passing) * workers + largest if apart else process + tables + max(largest, passing)
-    at_end = process + tables + _index_bytes(model, plan, options)
-    return max(at_work + waiting + apart * process, at_end)
+    at_work = {
+        "programs": process * (workers + 1 if apart else 1),
+        "vocabulary": tables * (workers if apart else 1),
+        "units at work": passing * workers + largest if apart else max(largest, passing),
+        "finished units": waiting,
+    }
+    at_end = {"programs": process, "vocabulary": tables, "the index": _index_bytes(model, plan, options)}
+    return max(at_work, at_end, key=lambda terms: sum(terms.values()))
 
 
 def table_bytes(model: Model, plan: tuple[Unit, ...]) -> int:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from covector.atlas.plan import Unit, tensor_shape, tensors_of
+from covector.atlas.reference import nameless
 from covector.errors import CorruptAtlas
 from covector.io.atlas_parts import Part, part_place, read_part
 from covector.model.opened import Model
@@ -29,8 +30,7 @@ class Parts:
     def __init__(self, model: Model, folder: Path, request: Mapping[str, Any]) -> None:
         self.model, self.folder = model, folder
         # The name is how somebody came to the checkpoint; on another machine it may lie elsewhere.
-        meta = {key: value for key, value in request["meta"].items() if key != "model"}
-        told = json.dumps([meta, request["options"]], sort_keys=True)
+        told = json.dumps([nameless(request["meta"]), request["options"]], sort_keys=True)
         self.stamp = hashlib.sha256(told.encode()).hexdigest()
         self._tensors: dict[str, dict[str, str]] = {}
 
@@ -64,6 +64,14 @@ class Parts:
         if unit.name not in self._tensors:
             self._tensors[unit.name] = tensors_of(self.model, unit)
         return self._tensors[unit.name]
+
+    def of_others(self, plan: tuple[Unit, ...]) -> bool:
+        """Whether the parts that are there are of this request but of other tensors; the first one is asked."""
+        for unit in plan:
+            part = read_part(self.folder, unit.name)
+            if part is not None and part.notes.get("request") == self.stamp:
+                return part.notes.get("tensors") != self.tensors(unit)
+        return False
 
     def changed_since(self, plan: tuple[Unit, ...], recorded: Mapping[str, str]) -> str | None:
         """A tensor that is not what it was, among those of the first units, `LOOKED_AT` values of them."""

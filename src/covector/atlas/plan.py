@@ -9,6 +9,7 @@ import dataclasses
 from dataclasses import dataclass, field
 
 from covector.arch.adapter import AdaptedWeights
+from covector.atlas import cost
 from covector.errors import BadRank, BadRequest
 from covector.linalg.dictionary import Dictionary
 from covector.model.address import Site
@@ -21,6 +22,8 @@ from covector.model.weights import axis_sizes, canonical_axes, split_name
 KINDS = ("ov", "qk", "mlp", "embed")
 # Maps of a layer in the order that an atlas stands in.
 IN_LAYER = ("ov", "qk", "in", "gate", "out")
+# Null draws of which a mean, a deviation and a tail can be told.
+LEAST_DRAWS = 20
 
 
 @dataclass(frozen=True)
@@ -50,9 +53,15 @@ class Options:
         object.__setattr__(self, "kinds", tuple(kind for kind in KINDS if kind in self.kinds))
         if self.rank is not None and self.rank < 1:
             raise BadRank(f"expected rank >= 1 dyads per site, got {self.rank}; leave it out for all")
-        if min(self.k, self.draws, self.rotations) < 1:
-            told = f"k = {self.k}, draws = {self.draws}, rotations = {self.rotations}"
-            raise BadRequest(f"expected k, draws and rotations of at least 1, got {told}")
+        if min(self.k, self.rotations) < 1:
+            raise BadRequest(f"expected k and rotations of at least 1, got k = {self.k}, rotations = {self.rotations}")
+        if self.draws < LEAST_DRAWS:
+            raise BadRequest(
+                f"expected at least {LEAST_DRAWS} draws, got {self.draws}: no p or z can be told from fewer; 10000 are "
+                "taken where none are asked for"
+            )
+        if self.seed < 0:
+            raise BadRequest(f"expected a seed of 0 or more, got {self.seed}")
 
     def to_dict(self) -> dict[str, object]:
         """As the manifest records them."""
@@ -91,14 +100,14 @@ class Against:
 class Unit:
     """One piece of work: the sites it decomposes, or the basis whose nulls it draws.
 
-    ``tensors`` are canonical names; ``flops`` weigh the units against each other, for progress.
+    ``tensors`` are canonical names; ``cost`` weighs the units against each other, for progress: about seconds.
     """
 
     name: str
     sites: tuple[Site, ...] = ()
     basis: "Against | None" = None
     tensors: tuple[str, ...] = ()
-    flops: float = 0.0
+    cost: float = 0.0
     position: tuple[str, int] = field(default=("", 0), compare=False)
 
 
@@ -201,16 +210,21 @@ def _embeddings(model: Model) -> tuple[str, ...]:
 def _unit(model: Model, options: Options, name: str, sites: tuple[Site, ...]) -> Unit:
     tensors, stored = _tensors(model, sites), model.stored
     position = min(map(stored.position, tensors)) if isinstance(stored, AdaptedWeights) else ("", 0)
-    d, vocabulary = model.spec.d_model, max(len(model.bases[b]) for b in bases_of(model))
-    scored = sum(directions(model.spec, site, options)[1] for site in sites)
-    flops = sum(_decomposition(model.spec, site) for site in sites) + 2.0 * scored * d * vocabulary
-    return Unit(name, sites, None, tensors, flops, position)
+    sizes = _sizes(model, options, max(len(model.bases[b]) for b in bases_of(model)))
+    spec = model.spec
+    seconds = cost.of_sites(
+        sites, sizes, lambda site: directions(spec, site, options), lambda site: _decomposition(spec, site)
+    )
+    return Unit(name, sites, None, tensors, seconds, position)
 
 
 def _null_unit(model: Model, options: Options, against: Against) -> Unit:
-    d, size = model.spec.d_model, len(model.bases[against.basis])
-    work = 2.0 * size * d * d + 9.0 * d**3 + 4.0 * options.draws * d * size
-    return Unit(f"null.{against}", basis=against, flops=work)
+    seconds = cost.of_nulls(_sizes(model, options, len(model.bases[against.basis])))
+    return Unit(f"null.{against}", basis=against, cost=seconds)
+
+
+def _sizes(model: Model, options: Options, vocabulary: int) -> cost.Sizes:
+    return cost.Sizes(model.spec.d_model, vocabulary, options.draws, options.scores, options.rotations)
 
 
 def directions(spec: ModelSpec, site: Site, options: Options) -> tuple[int, int]:

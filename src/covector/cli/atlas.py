@@ -3,7 +3,9 @@
 import os
 import re
 import shlex
+import shutil
 import sys
+import textwrap
 import time
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +15,8 @@ import typer
 from covector.cli.options import FrameName, Layout, ModelRef, Quiet, Seed
 from covector.errors import BadRequest
 
+# Letters of a line where standard output is no terminal.
+WIDEST = 120
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
 
@@ -82,10 +86,20 @@ def atlas(
         return
     sites = len(built.sites)
     size = sum(f.stat().st_size for f in built.folder.iterdir()) / 2**20
+    told = f"{len(built):,} directions of {sites} sites, {size:.1f} MiB, {time.perf_counter() - start:.1f} s"
+    if progress.begun is None:  # nothing was left to do
+        recorded = "its files are what was built" if "files" in built.manifest else "it has no digests of its files"
+        told = f"complete already, {recorded}: {told}"
     sys.stdout.write(
-        f"{out}: {len(built):,} directions of {sites} sites, {size:.1f} MiB, {time.perf_counter() - start:.1f} s\n"
-        f"{said(built)}next: covector search {shlex.quote(str(out))} {example(built)}\n"
+        f"{out}: {told}\n{_wrapped(said(built))}next: covector search {shlex.quote(str(out))} {example(built)}\n"
     )
+
+
+def _wrapped(text: str) -> str:
+    """Lines no wider than the terminal, or 120 letters where it is none."""
+    width = min(WIDEST, shutil.get_terminal_size((WIDEST, 24)).columns) if sys.stdout.isatty() else WIDEST
+    lines = (textwrap.wrap(line, max(width, 40), break_long_words=False) for line in text.splitlines())
+    return "".join(f"{piece}\n" for line in lines for piece in line)
 
 
 def _bytes(text: str) -> int:

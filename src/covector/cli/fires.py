@@ -1,13 +1,23 @@
 """`covector fires`: where in a text a dyad or a vector is active."""
 
+import dataclasses
+import shlex
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from covector.cli.options import FrameName, Json, Layout, Out, Plot, Quiet, RunDevice, Seed
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from covector.study.feature import Feature
+
+# Hook points whose vectors are not of the stream: no direction of an atlas is like them.
+_OF_NEURONS = ("gate", "mlp_pre", "mlp_post")
 
 
 def fires(
@@ -36,10 +46,10 @@ def fires(
     quiet: Quiet = False,
 ) -> None:
     """The passages of a text that drive a direction most, at both poles, beside random directions of the same space."""
-    from covector.atlases import fired, vector_in
+    from covector.atlases import fired
     from covector.cli.opening import check_device
     from covector.cli.output import emit
-    from covector.errors import BadRequest
+    from covector.errors import BadRequest, in_words
     from covector.io.atomic import written
     from covector.render.passages import passages_page
 
@@ -53,8 +63,10 @@ def fires(
         with text.open(encoding="utf-8-sig") as file:
             words = file.read(most)
     except (OSError, UnicodeDecodeError) as error:
-        raise BadRequest(f"--text: expected a UTF-8 text file at '{text}', got: {error}; check the path") from error
-    given = None if vector is None else vector_in(vector)
+        raise BadRequest(
+            f"--text: expected a UTF-8 text file at '{text}', got: {in_words(error)}; check the path"
+        ) from error
+    given = None if vector is None else _vector(vector)
     table = fired(
         model,
         place,
@@ -68,8 +80,20 @@ def fires(
         draws=draws,
         seed=seed,
     )
+    if vector is not None and place.rpartition(".")[2] not in _OF_NEURONS:
+        words = f"covector search {shlex.quote(model)} --vector {shlex.quote(str(vector))}"
+        table = dataclasses.replace(table, next=words)
     if page is not None:
         with written(page) as beside:
             beside.write_text(passages_page(table), encoding="utf-8")
         sys.stderr.write(f"written: {page}\n")
     emit(table, as_json=json, out=out, plot=plot, quiet=quiet, seconds=time.perf_counter() - start)
+
+
+def _vector(path: Path) -> "Feature | np.ndarray":
+    """What a file holds: a feature that knows its observable, or the bare vector."""
+    from covector.io.feature_file import load_feature, vector_in
+
+    rows = vector_in(path)
+    feature = load_feature(path) if rows.ndim == 1 else None
+    return feature if feature is not None and feature.observable else rows

@@ -1,19 +1,17 @@
 """`covector glance` and `covector directions`: an atlas in numbers, as the explorer shows it."""
 
 import time
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from covector.cli.options import Json, Out, Plot, Quiet
+from covector.cli.opening import as_typed, atlas_of
+from covector.cli.options import AtlasRef, Json, Out, Plot, Quiet
 from covector.errors import BadRequest
-
-AtlasFolder = Annotated[Path, typer.Argument(help="Folder that covector atlas has made.")]
 
 
 def glance(
-    atlas: AtlasFolder,
+    atlas: AtlasRef,
     by: Annotated[
         str, typer.Option("--by", help="place: every map in a row; direction: the few to look at first.")
     ] = "place",
@@ -37,12 +35,13 @@ def glance(
         raise BadRequest(f"--by: expected place or direction, got '{by}'")
     if by == "direction":
         refuse_plot(plot, "glance --by direction")
-    table = seen(atlas) if by == "place" else look_first(atlas, top or 9)
+    folder = atlas_of(atlas, quiet=quiet)
+    table = as_typed(seen(folder) if by == "place" else look_first(folder, top or 9), folder, atlas)
     emit(table, as_json=json, out=out, plot=plot, quiet=quiet, seconds=time.perf_counter() - start, top=top)
 
 
 def directions(
-    atlas: AtlasFolder,
+    atlas: AtlasRef,
     kind: Annotated[
         list[str] | None,
         typer.Option("--kinds", "--kind", help="Only maps of this kind: ov, qk, mlp.in … (repeatable)."),
@@ -71,10 +70,12 @@ def directions(
     from covector.cli.output import emit
 
     start = time.perf_counter()
+    between, folder = _layers(layers), atlas_of(atlas, quiet=quiet)
     table = listed(
-        atlas, kinds=kind or (), side=side, site=site, layers=_layers(layers), most_q=q, flag=called, labels=labels,
+        folder, kinds=kind or (), side=side, site=site, layers=between, most_q=q, flag=called, labels=labels,
         sort=sort, rising=rising, top=top,
     )  # fmt: skip
+    table = as_typed(table, folder, atlas)
     emit(table, as_json=json, out=out, plot=None, quiet=quiet, seconds=time.perf_counter() - start)
 
 

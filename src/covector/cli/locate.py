@@ -73,7 +73,7 @@ def locate(
         bool, typer.Option("--total", help="With action_out --by dyads: also run it, each dyad removed alone.")
     ] = False,
     top: Annotated[int, typer.Option("--top", help="Rows on the screen; 0 for all. Files hold them all.")] = 15,
-    draws: Annotated[int, typer.Option("--draws", help="Random rotations, directions, bootstrap samples.")] = 1000,
+    draws: Annotated[int, typer.Option("--draws", help="Random rotations, directions, draws of means.")] = 1000,
     agent: AgentNames = None,
     frame: FrameName = "raw",
     layout: Layout = None,

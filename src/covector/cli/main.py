@@ -32,6 +32,7 @@ from covector.cli.replicate import replicate
 from covector.cli.report import report
 from covector.cli.retyped import TYPED
 from covector.cli.rollout import rollout
+from covector.cli.score import score
 from covector.cli.search import search
 from covector.cli.spectrum import spectrum
 from covector.cli.steer import steer
@@ -73,6 +74,7 @@ app.command(name="svd")(svd)
 app.command(name="atlas")(atlas)
 app.command(name="rollout")(rollout)
 app.command(name="search")(search)
+app.command(name="score")(score)
 app.command(name="fires")(fires)
 app.command(name="glance")(glance)
 app.command(name="directions")(directions)

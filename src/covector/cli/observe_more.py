@@ -25,7 +25,7 @@ from covector.cli.options import (
     Template,
 )  # fmt: skip
 from covector.cli.tasks import Centred, Output, Task, check_prompts, continued, observable_of, pairs_of
-from covector.errors import BadRequest
+from covector.errors import BadRequest, in_words
 
 Top = Annotated[int, typer.Option("--top", help="Rows on the screen; files have all.")]
 
@@ -250,7 +250,9 @@ def _read(text: Path) -> str:
         with text.open(encoding="utf-8-sig") as file:
             return file.read(1_000_000)
     except (OSError, UnicodeDecodeError) as error:
-        raise BadRequest(f"--text: expected a UTF-8 text file at '{text}', got: {error}; check the path") from error
+        raise BadRequest(
+            f"--text: expected a UTF-8 text file at '{text}', got: {in_words(error)}; check the path"
+        ) from error
 
 
 def _split(model, template, fill, prompts, bos: str, hold: str, train: float, seed: int):

@@ -1,7 +1,9 @@
 """What a command's first argument opens: a model, or the model of an atlas."""
 
 import dataclasses
+import os
 import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +11,7 @@ from covector.errors import BadRequest
 
 if TYPE_CHECKING:
     from covector.model.opened import Model
+    from covector.render import Table
 
 
 def opened(
@@ -29,6 +32,53 @@ def opened(
     check_device(device, dtype)
     found = _opened(ref, layout, frame, strict)
     return found if device == "cpu" else found.on(device)
+
+
+def atlas_of(ref: str, *, quiet: bool = False) -> Path:
+    """The folder of an atlas: the one that `ref` names; of a model its own in the cache, built first where need be.
+
+    What is built is what ``covector atlas MODEL`` and ``covector view MODEL`` build; Ctrl-C and the same command again
+    goes on. Raises what `covector.workbench.open` and `covector.building.build_atlas` raise.
+    """
+    folder = Path(ref).expanduser()
+    if (folder / "manifest.json").is_file() or ref.endswith(".atlas"):
+        return folder
+    from covector.errors import CovectorError
+    from covector.io.atlas import Atlas
+    from covector.io.cache import atlas_folder
+    from covector.workbench import open as open_model
+
+    model, kept = open_model(ref), atlas_folder(ref)
+    try:
+        if dict(Atlas(kept).manifest["meta"].get("files") or {}) == dict(model.meta.get("files") or {}):
+            return kept
+    except CovectorError:
+        if not quiet:
+            sys.stderr.write(f"the atlas of {ref} is built first, once: {kept}\n")
+    _build(model, kept, quiet)
+    return kept
+
+
+def _build(model: "Model", kept: Path, quiet: bool) -> None:
+    from covector.building import build_atlas
+    from covector.cli.progress import Progress
+
+    progress = Progress(quiet)
+    try:
+        build_atlas(model, kept, progress=progress)
+    except BadRequest as error:
+        raise BadRequest(f"{error} (it is the cache's own: remove the folder, and it is built again)") from error
+    except KeyboardInterrupt:
+        progress.close()
+        sys.stderr.write("covector: interrupted; the same command goes on where it stopped\n")
+        sys.stderr.flush()
+        os._exit(130)  # threads that are in the middle of a part need not be waited for: parts are whole or not there
+    progress.close()
+
+
+def as_typed(table: "Table", folder: Path, ref: str) -> "Table":
+    """The table with the atlas in its next command named as it was typed, not by its folder in the cache."""
+    return dataclasses.replace(table, next=table.next.replace(shlex.quote(str(folder)), shlex.quote(ref)))
 
 
 def as_agent(model: "Model", path: Path | None) -> "Model":

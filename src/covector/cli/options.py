@@ -8,6 +8,10 @@ import typer
 from covector.errors import BadRequest
 
 ModelRef = Annotated[str, typer.Argument(help="Hub name (gpt2, name@revision), local folder, demo-lm or demo-dt.")]
+AtlasRef = Annotated[
+    str,
+    typer.Argument(help="Folder that covector atlas has made; or a model: its atlas is built first, in the cache."),
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object {meta, rows} on standard output, nothing else.")]
 Out = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="Also write the result (JSON, Parquet) into this folder.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from covector.cli.options import Dtype, Json, Layout, Out, Plot, Quiet, RunDevice, Seed, Strict
-from covector.errors import BadRequest
+from covector.errors import BadRequest, in_words
 
 if TYPE_CHECKING:
     from covector.model.opened import Model
@@ -296,7 +296,9 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise BadRequest(f"--text: expected a UTF-8 text file at '{path}', got: {error}; check the path") from error
+        raise BadRequest(
+            f"--text: expected a UTF-8 text file at '{path}', got: {in_words(error)}; check the path"
+        ) from error
 
 
 def _removed(text: str | None, seed: int):

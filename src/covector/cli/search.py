@@ -1,16 +1,21 @@
 """`covector search`: concept tracing over every direction of an atlas."""
 
+import dataclasses
+import shlex
 import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from covector.cli.options import Json, Out, Plot, Quiet, Seed
+from covector.cli.options import AtlasRef, Json, Out, Plot, Quiet, Seed
+
+# Options that a search by place, of the same thing, is typed without.
+_NOT_BY_SITE = ("--by", "--top", "--out", "--plot")
 
 
 def search(
-    atlas: Annotated[Path, typer.Argument(help="Folder that covector atlas has made.")],
+    atlas: AtlasRef,
     query: Annotated[
         str | None, typer.Argument(help="\"' fire' + ' flame' - ' water'\", 0.5*' a', bare words, or @FILE.json.")
     ] = None,
@@ -45,14 +50,17 @@ def search(
 ) -> None:
     """Which directions of a model read or write a concept; thresholds are those of as many random directions."""
     from covector.atlases import trace
+    from covector.cli.opening import as_typed, atlas_of
     from covector.cli.output import emit
+    from covector.cli.retyped import retyped
     from covector.errors import BadRequest
 
     start = time.perf_counter()
     if query is not None and vector is not None:
         raise BadRequest("expected tokens or --vector, got both; leave one out")
+    folder = atlas_of(atlas, quiet=quiet)
     table = trace(
-        atlas,
+        folder,
         vector if vector is not None else query,
         like=like or None,
         by=by,
@@ -65,6 +73,15 @@ def search(
         exact=exact,
         seed=seed,
     )
+    if not table.next:  # nothing was found
+        flags = ("--json", "-q", "--quiet", "--exact")
+        more = (
+            retyped("--by", "site", without=_NOT_BY_SITE, flags=flags)
+            if by == "direction"
+            else f"covector glance {shlex.quote(atlas)}"
+        )
+        table = dataclasses.replace(table, next=more)
+    table = as_typed(table, folder, atlas)
     emit(table, as_json=json, out=out, plot=plot, quiet=quiet, seconds=time.perf_counter() - start)
 
 

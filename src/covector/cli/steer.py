@@ -25,7 +25,7 @@ from covector.cli.options import (
     Template,
 )
 from covector.cli.tasks import Centred, Output, check_prompts, observable_of, pairs_of
-from covector.errors import BadRequest
+from covector.errors import BadRequest, in_words
 
 Where = Annotated[
     str | None, typer.Option("--at", help="Where it is added: L9.resid_pre (default: the stream the feature reads).")
@@ -157,4 +157,6 @@ def text_of(path: Path | None) -> str | None:
     try:
         return path.expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise BadRequest(f"--text: expected a UTF-8 text at '{path}', got: {error}; check the path") from error
+        raise BadRequest(
+            f"--text: expected a UTF-8 text at '{path}', got: {in_words(error)}; check the path"
+        ) from error

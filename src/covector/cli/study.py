@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from covector.cli.options import Json, Out, Plot, Quiet, RunDevice, Seed
-from covector.errors import BadRequest, MissingExtra
+from covector.errors import BadRequest, MissingExtra, in_words
 
 
 def study(
@@ -98,7 +98,9 @@ def _read(path: Path) -> str:
         with path.open(encoding="utf-8-sig") as file:
             return file.read(1_000_000)
     except (OSError, UnicodeDecodeError) as error:
-        raise BadRequest(f"--text: expected a UTF-8 text file at '{path}', got: {error}; check the path") from error
+        raise BadRequest(
+            f"--text: expected a UTF-8 text file at '{path}', got: {in_words(error)}; check the path"
+        ) from error
 
 
 def _given(

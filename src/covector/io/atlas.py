@@ -1,6 +1,6 @@
 """An atlas on disk: a folder with the decomposition of a whole model, readable without covector.
 
-``manifest.json``        which model, frame and options; the digest of every part; whether it is complete
+``manifest.json``        which model, frame and options; the digest of every part and file; whether it is complete
 ``vectors.safetensors``  ``vectors`` [directions, d_model], float16, one row per direction, length one
 ``index.parquet``        one row per direction: site, side, dyad, gain, scores, chance, tokens at both poles
 ``sites.parquet``        one row per site: shape and its whole spectrum
@@ -10,6 +10,7 @@ files are written beside their places and renamed, the manifest last of all: a r
 is read is believed only after `covector.io.atlas_check` has looked at it.
 """
 
+import hashlib
 import json
 import mmap
 from collections.abc import Iterable, Mapping
@@ -31,6 +32,8 @@ from covector.io.safetensors_file import Entry, SafetensorsFile
 
 MANIFEST, VECTORS, INDEX, SITES = "manifest.json", "vectors.safetensors", "index.parquet", "sites.parquet"
 FORMAT = 1
+# What the manifest has size and digest of.
+FILES = (VECTORS, INDEX, SITES)
 # Letters of the list of columns that a refusal quotes.
 MOST_LISTED = 120
 
@@ -63,7 +66,10 @@ class Atlas:
         if not (count and width and 0 < self._n_sites <= check.MOST_SITES):
             told = f"{count} directions of width {width} in {self._n_sites} places"
             raise CorruptAtlas(f"{self.folder}: expected directions and their places, got {told}; build it again")
+        if "options" in self.manifest:
+            self.manifest["options"] = check.with_defaults(self.manifest["options"])
         check.check_manifest(self.folder / MANIFEST, self.manifest, rows, width)
+        check.check_sizes(self.folder, self.manifest.get("files", {}))
 
     def __len__(self) -> int:
         """Number of directions."""
@@ -244,6 +250,7 @@ def _vectors_entry(path: Path) -> Entry:
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of an atlas, complete or not. Raises CorruptAtlas where there is none or it is not ours."""
     path = folder / MANIFEST
+    check.check_readable(folder)
     if not path.exists() and not path.is_symlink():
         raise CorruptAtlas(
             f"expected an atlas (a folder with {MANIFEST}) at '{folder}', there is none; covector atlas MODEL --out "
@@ -273,6 +280,32 @@ def write_manifest(folder: Path, values: Mapping[str, Any]) -> None:
     """Put the manifest in place, beside and renamed."""
     with written(folder / MANIFEST) as beside:
         beside.write_text(json.dumps({"format": FORMAT, **values}, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def told_of_files(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and sha256 of each file of a store, as the manifest records them."""
+    return {name: {"bytes": (folder / name).stat().st_size, "sha256": _digest(folder / name)} for name in FILES}
+
+
+def check_digests(atlas: "Atlas") -> bool:
+    """Read the files of an atlas whole and compare them with its manifest; whether that has digests (older: none).
+
+    Raises CorruptAtlas for a file of another content.
+    """
+    recorded = atlas.manifest.get("files", {})
+    for name, told in recorded.items():
+        if _digest(atlas.folder / name) != told["sha256"]:
+            how = "its content is not what was built (another sha256)"
+            raise check.damaged(atlas.folder / name, how, check.REBUILD)
+    return bool(recorded)
+
+
+def _digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise check.damaged(path, f"it cannot be read ({error.strerror})") from error
 
 
 def write_vectors(folder: Path, blocks: Iterable[np.ndarray], shape: tuple[int, int]) -> None:

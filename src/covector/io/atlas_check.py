@@ -22,6 +22,7 @@ from covector.io.atlas_columns import LARGEST, LISTS, Rule, fits
 from covector.io.safetensors_file import unique_pairs
 
 AGAIN = "copy it again, or build it anew elsewhere"
+REBUILD = "copy it again, or remove the folder and build it anew"
 # A manifest of a model of a thousand tensors has a tenth of a megabyte.
 MOST_BYTES, MOST_DEPTH, MOST_TEXT = 2**26, 32, 4096
 # Seventy billion parameters make six thousand heads, two places each. A map has the stream on one of its sides; what
@@ -45,6 +46,16 @@ _OPTIONS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "scores": ("true or false", lambda v: isinstance(v, bool)),
 }  # fmt: skip
 OPTIONS = tuple(_OPTIONS)
+# Of an atlas that was made before there was such an option: what `covector.atlas.plan.Options` takes without one.
+DEFAULTS: dict[str, Any] = {
+    "kinds": ["ov", "qk", "mlp", "embed"],
+    "rank": None,
+    "k": 10,
+    "draws": 10_000,
+    "rotations": 1,
+    "seed": 0,
+    "scores": True,
+}
 
 
 def damaged(path: Path, how: str, advice: str = AGAIN) -> CorruptAtlas:
@@ -60,12 +71,39 @@ def clipped(value: object) -> str:
 
 def check_file(path: Path) -> None:
     """Raise CorruptAtlas unless `path` is a plain file that lies in its folder, not a link to another place."""
+    check_readable(path.parent)
     if not path.exists():
         raise damaged(path, "it is missing")
     if Path(os.path.realpath(path)).parent != Path(os.path.realpath(path.parent)):
         raise damaged(path, "it is a link to a place outside the folder", "put the file itself there")
     if not path.is_file():
         raise damaged(path, "it is no plain file")
+
+
+def check_readable(folder: Path) -> None:
+    """Raise CorruptAtlas where the system does not let us look into a folder; one that is not there is no matter."""
+    try:
+        (folder / "manifest.json").lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise CorruptAtlas(
+            f"expected an atlas that can be read at '{folder}', the system says '{error.strerror}'; ask its owner for "
+            "the right to read it, or copy it"
+        ) from error
+
+
+def with_defaults(options: Any) -> Any:
+    """The options of a manifest, those that it lacks as they were before they could be chosen."""
+    return {**DEFAULTS, **options} if isinstance(options, Mapping) else options
+
+
+def check_sizes(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise CorruptAtlas where a file has not the size that the manifest tells of."""
+    for name, told in files.items():
+        size = (folder / name).stat().st_size
+        if size != told["bytes"]:
+            raise damaged(folder / name, f"it has {size:,} bytes where {told['bytes']:,} were written", REBUILD)
 
 
 def parsed(path: Path) -> Any:
@@ -113,18 +151,31 @@ def check_manifest(path: Path, manifest: Mapping[str, Any], rows: int, width: in
             raise damaged(path, f"it has no '{name}'")
     _check_meta(path, manifest["meta"])
     given = manifest["options"]
-    for name in (*_OPTIONS, *given):
-        if name not in given or name not in _OPTIONS:
-            raise damaged(path, f"its options {'lack' if name not in given else 'have an unknown'} {clipped(name)}")
+    for name in given:
+        if name not in _OPTIONS:
+            raise damaged(path, f"its options have an unknown {clipped(name)}")
         said, holds = _OPTIONS[name]
         if not holds(given[name]):
             _refuse(path, f"the option '{name}' to be {said}", given[name])
     if not isinstance(manifest["reference"], str) or not _is_words(manifest["reference"]):
         _refuse(path, "'reference' to be words that open a model, quoted as a shell needs it", manifest["reference"])
+    check_files(path, manifest.get("files", {}))
     if type(manifest["d_model"]) is not int or manifest["d_model"] != width:
         _refuse(path, f"'d_model' to be the width of the vectors, {width}", manifest["d_model"])
     if type(manifest.get("directions", rows)) is not int or manifest.get("directions", rows) != rows:
         _refuse(path, f"'directions' to be the number of vectors, {rows}", manifest["directions"])
+
+
+def check_files(path: Path, files: Any) -> None:
+    """Raise CorruptAtlas unless `files` of a manifest has a size and a digest for files of an atlas."""
+    known = ("vectors.safetensors", "index.parquet", "sites.parquet")
+    if not isinstance(files, dict):
+        _refuse(path, "'files' to be a mapping", files)
+    for name, told in files.items():
+        if name not in known or not isinstance(told, dict):
+            _refuse(path, f"'files' to tell of {', '.join(known)}", {name: told})
+        if type(told.get("bytes")) is not int or not isinstance(told.get("sha256"), str):
+            _refuse(path, f"size and digest in 'files' of {clipped(name)}", told)
 
 
 def _check_meta(path: Path, meta: Mapping[str, Any]) -> None:

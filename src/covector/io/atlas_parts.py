@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save
 
-from covector.errors import CorruptCheckpoint
+from covector.errors import BadRequest, CorruptCheckpoint
 from covector.io.atomic import written
 from covector.io.safetensors_file import SafetensorsFile
 
@@ -42,7 +42,12 @@ class Part:
 def write_part(folder: Path, part: Part) -> Path:
     """Put a part in its place in an atlas folder; returns the file."""
     path = part_place(folder, part.name)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadRequest(
+            f"cannot make the folder {path.parent}: the system says '{error.strerror}'; choose another --out"
+        ) from error
     # One key: the library writes several in no fixed order.
     told = {"part": json.dumps({"notes": dict(part.notes), "sha256": part.sha256}, sort_keys=True)}
     content = save({name: np.ascontiguousarray(array) for name, array in part.arrays.items()}, told)
@@ -54,9 +59,9 @@ def write_part(folder: Path, part: Part) -> Path:
 def read_part(folder: Path, name: str) -> Part | None:
     """The part of that name, or None where it is missing, damaged, or not what its digest says."""
     path = part_place(folder, name)
-    if not path.exists():
-        return None
     try:
+        if not path.exists():
+            return None
         file = SafetensorsFile(path)
         arrays = {key: _exact(file, key) for key in file.entries}
         told = json.loads(file.metadata["part"])

@@ -26,6 +26,8 @@ SCORED, FIRST, LATER = 20, 20, 40
 REACH, SCORED_SHARE = 0.75, 1 / 30
 # Lists shorter than this make coherence noise: three members are three pairs.
 SHORTEST = 3
+# Kept vectors from which `list_sizes` gives that many.
+FEWEST = 144
 # Places kept for vectors that no list may hold, where nearest ones are asked for among all: a direction hardly ever has
 # more of them, and is looked up again where it does.
 SPARE = 16
@@ -123,8 +125,8 @@ class Dictionary:
         """Raise BadRequest where the dictionary is too small for lists to be judged."""
         if min(self.scored, self.first, self.later) < SHORTEST:
             raise BadRequest(
-                f"lists of a dictionary of 144 vectors or more can be judged, this one keeps {int(self.keep.sum())}; "
-                "read single cosines instead"
+                f"lists of a dictionary of {FEWEST} vectors or more can be judged, this one keeps "
+                f"{int(self.keep.sum())}; read single cosines instead"
             )
 
 

@@ -1,4 +1,4 @@
-"""Many faces at once: the joint null of their gains when one set is turned, and which face stays first when it varies.
+"""Many faces at once: the joint null of their gains when one set is turned, and how sure it is which face is first.
 
 In each draw the same turned set is scored at every face, so faces that resemble each other (heads that share a value
 matrix, neighbouring layers) rise and fall together in the null as they do in the data; the maximum over faces then
@@ -33,8 +33,6 @@ LARGE = 2**16
 # Vectors up to this number are resampled one by one; more are dealt into so many random groups, whose means have the
 # same standard error as the vectors' own.
 ITEMS = 256
-# Below any z, and finite, so that its multiples can be added up.
-NEVER_FIRST = -1e200
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,26 +80,35 @@ def item_scores(
 
 
 def dealt(n: int, seed: Seed) -> Int[np.ndarray, " n"]:
-    """The group of each of n vectors for the bootstrap: itself, or one of `ITEMS` groups of nearly equal size."""
+    """The group of each of n vectors for `share_first`: itself, or one of `ITEMS` groups of nearly equal size."""
     return np.arange(n) if n <= ITEMS else generator(seed, "deal").permutation(n) % ITEMS
 
 
 def share_first(
     items: Float[np.ndarray, "k m"], sizes: Int[np.ndarray, " k"], *, draws: int, seed: Seed
 ) -> Float[np.ndarray, " m"]:
-    """How often each face has the largest z when the items are drawn anew with replacement (k of k); sums to 1.
+    """How sure it is that a face has the largest z, for items like these: its share of draws of all means; sums to 1.
 
-    Ties go to the face that comes first. NaN throughout for a single item, which cannot vary. NaN columns (faces
-    without spread) are never first. Raises BadRequest for draws < 1.
+    Means are drawn around the observed ones from the multivariate t law of k − 1 degrees that the scatter of the items
+    implies, so that of two faces with equal true means either has a share ≥ 1 − α in a share 2α of samples, exactly for
+    normal items of equal size, whatever their number. (Items drawn with replacement have (k − 1)/k of the variance and
+    normal tails: with k = 2 either would be sure in half of all samples.)
+    Ties go to the face that comes first. NaN throughout for a single item, which cannot vary, or where all faces are
+    NaN. NaN columns (faces without spread) are never first. Raises BadRequest for draws < 1.
+    Source: `docs/theory/location.md`, equation 11.
     """
     k, m = items.shape
     if draws < 1:
-        raise BadRequest(f"a bootstrap needs draws >= 1, got {draws}; 1000 are customary")
-    if k == 1:
+        raise BadRequest(f"shares of draws need draws >= 1, got {draws}; 1000 are customary")
+    free = np.flatnonzero(~np.isnan(items).any(axis=0))
+    if k == 1 or not len(free):
         return np.full(m, np.nan)
-    counts = generator(seed, "bootstrap").multinomial(k, np.full(k, 1 / k), size=draws) * sizes
-    scores = counts @ np.where(np.isnan(items), NEVER_FIRST, items)
-    return np.bincount(np.argmax(scores, axis=1), minlength=m) / draws
+    weights, rng = sizes / sizes.sum(), generator(seed, "bootstrap")
+    mean = weights @ items[:, free]
+    rests = weights[:, None] * (items[:, free] - mean)
+    scale = np.sqrt(k / rng.chisquare(k - 1, draws))
+    scores = mean + scale[:, None] * (rng.standard_normal((draws, k)) @ rests)
+    return np.bincount(free[np.argmax(scores, axis=1)], minlength=m) / draws
 
 
 def _met(family: Family, turned: Float[np.ndarray, "draws k"]) -> Float[np.ndarray, "draws m"]:

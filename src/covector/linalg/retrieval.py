@@ -38,14 +38,14 @@ def reaches_own(
     """Return for h maps and m sources whether source i reaches, or suppresses, label ``own[i]`` among n; each [h, m].
 
     `sources` are e·A in the map's own r coordinates, `vectors` the output labels. Costs 2·h·m·n·r flop at most, as much
-    less as sources are decided early; a tile of scores in memory. Raises BadRequest for k outside 1 … n.
+    less as sources are decided early; a tile of scores in memory. m may be 0. Raises BadRequest for k outside 1 … n.
     """
     _check(k, len(vectors))
     h, m, _ = sources.shape
     targets = np.einsum("hmr,hrd,md->hm", sources, B, vectors[own].astype(np.float64), optimize=True)
     tie = _ties(sources, B, vectors)
     above, below = np.zeros((2, h, m), dtype=np.int64)
-    step = max(1, TILE_ENTRIES // m)
+    step = max(1, TILE_ENTRIES // max(1, m))
     for start in range(0, len(vectors), step):
         # Whoever has more than k above and more than k below is neither reached nor suppressed, whatever follows: after
         # the first tile these are nearly all, except in heads that copy.
@@ -79,7 +79,7 @@ def reaches_each(
     wanted = vectors[targets].astype(np.float64)
     tie = _ties(sources, B, vectors)[:, :, None]
     high, low = np.zeros((2, h, m, len(targets)), dtype=bool)
-    step = max(k + 1, TILE_ENTRIES // m)
+    step = max(k + 1, TILE_ENTRIES // max(1, m))
     for i in range(h):
         top = np.full((m, k + 1), -np.inf)
         bottom = np.full((m, k + 1), np.inf)

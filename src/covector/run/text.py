@@ -35,13 +35,18 @@ def text_ids(model: Model, text: str) -> Int[np.ndarray, " n"]:
 
     Raises BadRequest for a model without a tokenizer, or a text of fewer than two tokens.
     """
+    return text_pieces(model, text)[0]
+
+
+def text_pieces(model: Model, text: str) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " k"]]:
+    """`text_ids`, and the indices into them at which its pieces begin. Raises what that raises."""
     if model.vocabulary is None:
         raise BadRequest(f"{model.name} has no tokenizer: expected a model that can read a text; give one with tokens")
-    pieces = [piece.strip("\n") for piece in text.split(SEPARATOR)]
-    ids = [i for piece in pieces if piece for i in model.vocabulary.encode(piece)]
+    pieces = [model.vocabulary.encode(piece) for piece in (p.strip("\n") for p in text.split(SEPARATOR)) if piece]
+    ids = [i for piece in pieces for i in piece]
     if len(ids) < 2:
         raise BadRequest(f"expected a text of at least two tokens, got {len(ids)}; check the file")
-    return np.array(ids, dtype=np.int64)
+    return np.array(ids, dtype=np.int64), np.cumsum([0, *(len(p) for p in pieces[:-1])])
 
 
 def windows(model: Model, ids: Int[np.ndarray, " n"]) -> Iterator[Windows]:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from covector.errors import BadRequest
+from covector.errors import BadRequest, in_words
 
 _TERM = re.compile(
     r"""\s*(?P<sign>[+\-−])?\s*(?:(?P<weight>(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)\s*\*\s*)?"""
@@ -132,7 +132,9 @@ def _from_file(path: Path) -> tuple[Term, ...]:
     try:
         values = json.loads(path.expanduser().read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise BadRequest(f"expected a JSON file of tokens at '{path}', got: {error}; check the path after @") from error
+        raise BadRequest(
+            f"expected a JSON file of tokens at '{path}', got: {in_words(error)}; check the path after @"
+        ) from error
     if not isinstance(values, dict | list) or not all(isinstance(v, str) for v in values):
         raise BadRequest(
             f"{path}: expected an object of token: weight or a list of tokens, got {type(values).__name__}"

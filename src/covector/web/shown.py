@@ -1,6 +1,5 @@
 """What the page is about: an atlas, or a model whose atlas is still being built; and perhaps a second atlas."""
 
-import hashlib
 import threading
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +10,7 @@ from covector.analyses.readout import readout
 from covector.atlases import model_of, trace
 from covector.errors import BadRequest, CovectorError, HubUnreachable, UnknownModel
 from covector.io.atlas import MANIFEST, Atlas
-from covector.io.cache import cache_folder
+from covector.io.cache import atlas_folder
 from covector.model.opened import Model
 from covector.render import Table
 from covector.web.bundle import Bundle
@@ -30,7 +29,7 @@ class Shown:
     def __init__(self, ref: str, other: str | None = None) -> None:
         self.ref = ref
         self._lock = threading.Lock()
-        self.folder = Path(ref) if (Path(ref) / MANIFEST).is_file() else _own_folder(ref)
+        self.folder = Path(ref) if (Path(ref) / MANIFEST).is_file() else atlas_folder(ref)
         self.is_model = self.folder != Path(ref)
         self.building: int | None = None
         self.other_ref = other
@@ -132,10 +131,3 @@ class Shown:
     def readout(self, site: str, **options: Any) -> Table:
         """What a place reads and writes; see `covector.readout`."""
         return readout(self.model, site, **options)
-
-
-def _own_folder(ref: str) -> Path:
-    """Where the atlas of a model is kept that was never given a folder: one per name, or real path of a folder."""
-    real = str(Path(ref).expanduser().resolve()) if Path(ref).expanduser().is_dir() else ref
-    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in Path(ref).name or ref)
-    return cache_folder() / "atlases" / f"{name}-{hashlib.sha256(real.encode()).hexdigest()[:12]}.atlas"
