@@ -136,6 +136,11 @@ def test_where_no_p_could_earn_a_star_none_is_told_and_it_is_said(heads: int, di
     assert np.isnan(table["p_others"]).all() != told
     assert (f"{heads} of them are not compared with mixtures (p NaN)" in table.says) != told
     assert np.isfinite(table["p_inside"]).all()
+    # Benjamini and Hochberg: j of h heads at 1/(draws + 1) earn stars from j/h·.05 on.
+    enough = next(j for j in range(1, heads + 1) if 0.05 * j / heads >= 1 / 21)
+    assert f"a star takes {enough} heads at the least p there is (1/21); --draws {20 * heads} lets" in table.says
+    many = joint_units(covector.open(weights), rank=directions, k=4, draws=20 * heads)
+    assert "a star takes" not in many.says
 
 
 def test_a_rotation_of_the_stream_changes_no_score() -> None:

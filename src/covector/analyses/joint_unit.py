@@ -8,6 +8,7 @@ orthonormal directions of the head's own write subspace (is it the singular dire
 Source: `docs/theory/heads.md`, equations 11–13; F9 of the theory page.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -126,7 +127,7 @@ def joint_units(
                           "tensors": view.origins(*_tensors(view), *lists.basis.tensors)},
         title=f"{view.name} · joint unit of the {rank} leading directions · frame {view.frame} · {k} labels per pole "
         f"of {lists.basis.name}, {metric} · (chance 95 %) · * q < .05",
-        says=_says(columns, len(places), few),
+        says=_says(columns, len(places), few, draws),
         not_says="It does not say that a list is a meaning, nor that the head is used for it: nothing was run; topics "
         "that share no direction of the vocabulary are not seen.",
         next=_next(view, columns),
@@ -202,7 +203,7 @@ def _tensors(view: Model) -> list[str]:
     return [f"L{i}.{r}" for i, b in enumerate(view.spec.blocks) if b.attn for r in ("W_V", "W_O")]
 
 
-def _says(columns: list[Column], n: int, few: int) -> str:
+def _says(columns: list[Column], n: int, few: int, draws: int) -> str:
     q = {c.name: np.nan_to_num(c.numbers, nan=1.0) for c in columns if c.name.startswith("q_")}
     others, inside = q["q_others"] < LEVEL, q["q_inside"] < LEVEL
     told = (
@@ -210,6 +211,12 @@ def _says(columns: list[Column], n: int, few: int) -> str:
         f"the heads' directions mixed, {int(inside.sum())} more than random directions of their own subspace, "
         f"{int((others & inside).sum())} both."
     )
+    if n > LEVEL * (draws + 1):
+        least = math.ceil(n / (LEVEL * (draws + 1)))
+        told += (
+            f" With {draws} draws a star takes {least} heads at the least p there is (1/{draws + 1}); "
+            f"--draws {math.ceil(n / LEVEL)} lets one head stand alone."
+        )
     if not few:
         return told
     return (

@@ -242,7 +242,7 @@ def unit(asked: Asked) -> Finding:
         raise BadRequest("heads here have fewer than two directions")
     few, best = int((ps < ALPHA).sum()), int(np.argmin(qs))
     p = min(1.0, 2 * min(float(qs[best]), float(stats.binom.sf(few - 1, len(ps), ALPHA))))
-    against = {"others": "directions of other heads", "inside": "random directions of their own subspace"}[which]
+    against = {"others": "the heads' directions, mixed", "inside": "random directions of their own subspace"}[which]
     inside = int((np.nan_to_num(table.column("q_inside").numbers, nan=1.0) < ALPHA).sum())
     why = f"of {len(ps)} heads {few} have p < .05 against {against}, {int((qs < ALPHA).sum())} q < .05"
     why += f" ({inside} against random directions of their own subspace)" if which == "others" else ""
