@@ -452,7 +452,7 @@ def test_options_outside_their_range_and_kinds_that_are_not_there_are_refused(tm
         Options(("vo",))
     with pytest.raises(BadRank, match="expected rank >= 1"):
         Options(rank=0)
-    with pytest.raises(BadRequest, match="expected k, draws and rotations of at least 1"):
+    with pytest.raises(BadRequest, match="expected k and rotations of at least 1"):
         Options(k=0)
     with pytest.raises(BadRequest, match="has no mlp: expected kinds that it has"):
         build_atlas(toy(d_mlp=0), tmp_path / "a", options=Options(("mlp",)))

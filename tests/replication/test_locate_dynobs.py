@@ -61,12 +61,11 @@ def test_one_gain_in_twenty_would_reach_the_published_level_by_chance(found) -> 
 def test_actions_are_written_by_the_mlp_first_and_queries_and_keys_do_not_look_for_them(found) -> None:
     table = found["action_out"]
     assert (table["site"][0], table["side"][0]) == ("L0.mlp.out", "write")
-    assert table.rows[0]["first"] > 0.95
+    assert 0.85 < table.rows[0]["first"] < 0.95  # of three labels, by Student's law: not certain
     # By z, not by cosine: head 0 writes the nearer direction (.507 against .481), head 1 the larger gain.
     places = list(zip(table["site"], table["side"], strict=True))
     assert places.index(("L0H1.ov", "write")) < places.index(("L0H0.ov", "write"))
     assert np.all(np.diff(table["z"]) <= 0)
-    assert "only 3, so this shows whether one of them decides it" in table.says
     for site in ("L0H0.qk", "L0H1.qk"):
         for side in ("query", "key"):
             here = row(table, site, side)

@@ -2,8 +2,7 @@
 
 Measured on one core: demo-lm, and one layer of the shape of gpt2-medium with its vocabulary (50,257 tokens, d = 1024),
 judged and not, 2,000 and 10,000 draws, all dyads and 32: the layer to 30 percent, of demo-lm what takes 50 ms and more
-to a factor of two. Other
-machines are faster or slower in all of it alike, which is all that a share asks.
+to a factor of two. Other machines are faster or slower in all of it alike, which is all that a share asks.
 """
 
 from collections.abc import Callable, Sequence
