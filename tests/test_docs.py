@@ -24,6 +24,7 @@ def relative(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python") and p.name not in GENERATED], ids=relative)
 def test_the_python_on_a_page_runs_from_top_to_bottom(page: Path, tmp_path: Path) -> None:
     code = "\n".join(blocks(page, "python"))
@@ -42,6 +43,7 @@ def commands(page: Path) -> list[str]:
     return [line for line in lines if line.startswith("covector ") and "demo-" in line]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("page", "line"), [(p, c) for p in PAGES for c in commands(p)], ids=str)
 def test_a_command_on_a_page_runs(page: Path, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -9,6 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.name)
 def test_an_example_runs_and_ends_well(script: Path, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-W", "error", str(script)], cwd=tmp_path, capture_output=True, text=True)
@@ -16,6 +17,7 @@ def test_an_example_runs_and_ends_well(script: Path, tmp_path: Path) -> None:
     assert len(done.stdout.splitlines()) >= 10
 
 
+@pytest.mark.slow
 def test_the_newcomer_sees_ten_steps_and_the_same_svd(tmp_path: Path) -> None:
     script = ROOT / "examples" / "newcomer.py"
     out = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, check=True).stdout

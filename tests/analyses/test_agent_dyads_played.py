@@ -36,6 +36,7 @@ def play(folder: Path, **more):
 # Total effects
 
 
+@pytest.mark.slow
 def test_direct_and_total_are_those_of_each_dyad_alone(wanderer):
     """Against the same numbers as rollout --each, and the total against its definition."""
     model = covector.open(wanderer)

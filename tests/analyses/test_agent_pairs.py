@@ -271,6 +271,7 @@ def checkpoint(tmp_path: Path) -> str:
     return str(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [["patch"], ["observe", "shares"], ["observe", "paths"]])
 def test_commands_take_an_agents_inputs_and_say_how_to_go_on(
     command: list[str], checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

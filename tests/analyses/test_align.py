@@ -95,6 +95,7 @@ def test_fewer_rows_are_the_first_ones_and_other_places_are_refused() -> None:
         align(model, task, "L1H2", draws=18)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("anatomy", [{}, {"placement": "sandwich"}, {"placement": "post"}, {"norm": None}],
                          ids=["plain", "sandwich", "post", "no norm"])  # fmt: skip
 def test_the_null_is_random_readouts_through_this_head(anatomy: dict) -> None:
@@ -130,6 +131,7 @@ def test_the_null_is_random_readouts_through_this_head(anatomy: dict) -> None:
         assert (row["p"] < 0.05) == (abs(row["cos"]) > row["chance"]) or abs(row["p"] - 0.05) < 2e-3
 
 
+@pytest.mark.slow
 def test_random_tasks_stand_out_no_more_often_than_promised_and_the_haar_law_rejects_them() -> None:
     """Random labels read through a head with an uneven spectrum: p < 5 % in 5 % of them, Haar far more often."""
     trials, small, haar = 300, 0, 0

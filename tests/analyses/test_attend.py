@@ -386,6 +386,7 @@ def test_tokens_stand_on_the_pole_of_the_query() -> None:
         np.testing.assert_allclose(row["query_cos"], cosines.max(), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_trained_induction_head_looks_behind_the_last_occurrence_at_what_the_layer_below_wrote(shared: Path) -> None:
     """On 20 random strings with one repeated letter; the layer below has one head, which looks at the token before."""
     model = covector.open(str(shared / "models" / "induction-gpt2"))

@@ -159,6 +159,7 @@ def test_a_budget_is_kept_and_spent(model: Model) -> None:
     assert (whole.epsilon == -1).all()
 
 
+@pytest.mark.slow
 def test_the_optimum_beats_the_proportional_form_at_its_budget(model: Model) -> None:
     """Within the same KL it lowers the metric it is chosen by more; the other sign raises it; bounds hold."""
     found, text = candidates(model, concept(model), SITES), text_of(model)

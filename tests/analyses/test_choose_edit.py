@@ -67,6 +67,7 @@ def test_a_concept_of_several_words_says_what_became_of_them() -> None:
     assert "sum" not in covector.Edit.parse(f"L3H1.ov:({words[0]})*0").in_words()
 
 
+@pytest.mark.slow
 def test_an_optimum_tells_how_far_it_is_and_whether_it_is_beyond(small: Model) -> None:
     """`beyond` is the held-out KL against the budget; the sentence leads with it; shares of the work only grow."""
     told: list[tuple[int, int, float, str]] = []
@@ -132,6 +133,7 @@ def two_texts(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_beyond_the_budget_nothing_is_written_unless_asked(
     two_texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

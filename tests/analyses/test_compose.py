@@ -27,6 +27,7 @@ def test_the_induction_toy_composes_through_keys_alone() -> None:
     assert [r["score"] for r in others] == [0, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frame", ["raw", "folded", "gauge_fixed"])
 def test_scores_are_those_of_dense_products_without_the_direction_one(frame: str) -> None:
     model = random_model("gpt2").framed(frame)
@@ -96,6 +97,7 @@ def test_q_is_over_all_pairs_whatever_is_shown() -> None:
     assert some.meta["pairs"] == len(whole) == 4 * 8 * 3 + 4 * 4 * 3
 
 
+@pytest.mark.slow
 def test_random_models_pass_for_chance() -> None:
     tables = [compose(random_model("gpt2", seed), top=0) for seed in range(10)]
     p = np.concatenate([t["p"] for t in tables])

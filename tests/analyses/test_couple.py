@@ -152,6 +152,7 @@ def test_the_null_is_random_readouts_as_alike_through_the_same_head(norm: Norm |
         assert row["p_max"] >= row["p"] - 4 * np.sqrt(0.25 / draws)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared_label", [False, True], ids=["disjoint", "one label in common"])
 def test_random_tasks_are_alike_no_more_often_than_promised(shared_label: bool) -> None:
     """Random heads and labels: p < 5 % at 5 % of the heads, p_max < 5 % anywhere in 5 % of the pairs of tasks.

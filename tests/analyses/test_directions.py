@@ -61,6 +61,7 @@ def test_a_filter_keeps_what_the_index_says(
     assert table.meta["near"] == sum(r["q_dir"] < 0.05 for r in rows if keeps(r))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rising", [False, True])
 @pytest.mark.parametrize("sort", ["strength", "sigma", "q_dir", "p_svd", "layer", "label", "side"])
 def test_rows_come_in_order_and_what_is_unknown_last(

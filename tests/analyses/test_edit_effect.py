@@ -363,6 +363,7 @@ def test_sets_of_other_dyads_are_as_many_and_never_the_edits_own() -> None:
         assert not touched & own
 
 
+@pytest.mark.slow
 def test_p_is_uniform_when_the_edit_is_itself_a_random_change() -> None:
     """100 edits drawn as the controls are, 4 controls each: χ² of the five possible p; 0.1 % level."""
     model = covector.open(random_model(seed=3, n_layers=1, d_model=8, n_heads=2, d_head=4, d_mlp=8))
@@ -430,6 +431,7 @@ def test_the_sham_is_exactly_nothing(name: str, edit: str) -> None:
     assert effects.sham_kl == 0
 
 
+@pytest.mark.slow
 def test_the_base_is_bitwise_as_before() -> None:
     model = opened()
     before = {name: model.stored[name].tobytes() for name in model.stored.names()}

@@ -101,6 +101,7 @@ def test_a_rotation_of_the_stream_changes_no_score() -> None:
         np.testing.assert_allclose(after[name], before[name], rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_heads_of_random_weights_pass_for_chance() -> None:
     """p ≤ .05 in 5 % of heads at the most, score by score, within four standard errors."""
     tables = [heads(random_heads(seed), basis="token_in", draws=100, seed=seed) for seed in range(15)]
@@ -226,6 +227,7 @@ def test_the_trained_induction_model_looks_back_and_then_copies(shared) -> None:
     assert rows[1]["eta_full_q"] < 0.05
 
 
+@pytest.mark.slow
 def test_the_last_layer_of_demo_lm_copies_what_the_first_mlp_has_read() -> None:
     model = covector.open("demo-lm")
     found = {r["head"]: r for r in heads(model, draws=100).rows}

@@ -107,6 +107,7 @@ def test_mixtures_are_of_all_heads_at_the_same_indices() -> None:
     assert np.mean(shares) == pytest.approx(1 / 125, abs=4 * np.std(shares) / np.sqrt(200))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draws", [255, 200])
 def test_a_head_among_few_is_more_of_one_piece_than_mixtures_as_often_as_p_says(draws: int) -> None:
     """Four heads of four random directions, 256 ways: over all of them p is uniform; drawn, ties count against it.

@@ -140,6 +140,7 @@ def sorted_by_place(table: Table, name: str) -> np.ndarray:
 # Chance
 
 
+@pytest.mark.slow
 @pytest.mark.identity("SV-30")
 @pytest.mark.parametrize("concept", [(), ("token 1",), ("token 1", "token 2", "token 3")], ids=["all", "one", "three"])
 def test_one_random_model_in_twenty_has_any_place_beyond_chance(concept: tuple[str, ...]) -> None:
@@ -166,6 +167,7 @@ def test_of_two_heads_of_random_weights_either_is_surely_the_first_in_one_of_ten
     assert sure / models <= 0.1 + 4 * np.sqrt(0.1 * 0.9 / models)
 
 
+@pytest.mark.slow
 @pytest.mark.identity("SV-30")
 def test_frames_that_centre_some_sides_keep_the_rate() -> None:
     models, found = 40, 0
@@ -196,6 +198,7 @@ def test_a_plant_is_found_first_where_a_frame_centres_only_one_side(side: str) -
     assert top["p"] < 0.01
 
 
+@pytest.mark.slow
 def test_cosines_and_energies_reach_their_level_once_in_twenty() -> None:
     beyond = {"p_cos": [], "p_energy": [], "cos": [], "energy": [], "gain": []}
     for seed in range(60):

@@ -110,6 +110,7 @@ def test_the_worst_is_where_guess_and_measurement_differ_most() -> None:
     assert Beside("free", "prediction", 100 * guess, measured, units=False).worst(1) == [(1, 0)]
 
 
+@pytest.mark.slow
 def test_unrelated_lists_have_the_r2_of_chance() -> None:
     """E[r²] = 1/(n − 1) for independent normal lists; 4000 of n = 11: standard error .002."""
     rng = np.random.default_rng(0)

@@ -122,6 +122,7 @@ def test_filters_leave_out_and_never_re_rank() -> None:
     assert some.meta["labels"]["write"] == 40
 
 
+@pytest.mark.slow
 def test_random_weights_pass_for_chance_and_the_best_label_is_judged_as_a_best_label() -> None:
     """Under the null p_dir is conservative: at most 5 % of dyads of random heads fall below .05 (union bound)."""
     p = np.concatenate(
@@ -207,6 +208,7 @@ def test_asking_for_the_best_label_gives_its_score_in_every_metric_and_frame(var
     assert asked[f"zeta: {best}"][0] == pytest.approx(table["write_zeta"][0], rel=1e-9)
 
 
+@pytest.mark.slow
 def test_the_sentence_counts_what_the_columns_say_and_chance_gives_next_to_nothing() -> None:
     beyond = inside = 0
     for seed in range(3):

@@ -145,6 +145,7 @@ def test_pictures_are_drawn_of_each_table(played, tmp_path):
         assert path.stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_norm_controls_change_the_map_as_much_as_the_edit(folder):
     x = experiment(folder, {"planted": PLANTED}, env="little_worlds:lamp", on="threads", workers=1,
                    options=Options(8, 2, 2, norm_controls=19))  # fmt: skip
@@ -165,6 +166,7 @@ def test_norm_controls_change_the_map_as_much_as_the_edit(folder):
 # Who runs it, and what becomes of interruptions
 
 
+@pytest.mark.slow
 def test_the_same_request_gives_the_same_bits_whoever_runs_it(wanderer):
     options = Options(12, 2, 4)
     first = play(wanderer, options=options)
@@ -175,12 +177,14 @@ def test_the_same_request_gives_the_same_bits_whoever_runs_it(wanderer):
     assert len({e.length for e in first.of("clean")}) > 3
 
 
+@pytest.mark.slow
 def test_threads_do_not_share_environments(wanderer):
     """Many short tasks on four threads, against one: the same episodes."""
     options = Options(episodes=6, controls=4, control_episodes=6)
     assert play(wanderer, "threads", 4, options=options).episodes == play(wanderer, options=options).episodes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("discrete", [True, False])
 def test_interrupted_work_goes_on_and_ends_with_the_same_table(tmp_path, discrete):
     random_agent(tmp_path, tanh=not discrete, values=agent_values(discrete))

@@ -49,6 +49,7 @@ def ends_of(rule, changes: np.ndarray) -> Stop:
     return next((stop for stop in found if stop.decided), found[-1])
 
 
+@pytest.mark.slow
 def test_four_edits_that_do_nothing_are_decided_in_no_more_than_five_percent():
     """500 experiments of symmetric −1, 0, 1: .05 + 3.5 standard errors. Plain tests at each look: far more."""
     rng, rule = np.random.default_rng(3), stopping(100, 5, 4, 2)
@@ -132,6 +133,7 @@ def test_all_stop_when_nothing_is_left_to_decide(folder):
     assert len(found.episodes) == 60
 
 
+@pytest.mark.slow
 def test_episodes_until_the_stop_are_those_of_the_whole_experiment(folder, stopped):
     whole = play(folder, Options(episodes=60, controls=2, control_episodes=4))
     # Without the planted dyad both logits are equal: rounding, which depends on what shares a batch, decides.
@@ -174,6 +176,7 @@ def test_other_tables_take_the_episodes_that_there_are(stopped):
     assert survival(stopped).ys.shape[0] == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [45, 150])
 def test_interrupted_work_stops_at_the_same_place(folder, stopped, tmp_path, kept):
     play(folder, out=tmp_path)
@@ -189,6 +192,7 @@ def test_interrupted_work_stops_at_the_same_place(folder, stopped, tmp_path, kep
     assert shares[-1] <= 1
 
 
+@pytest.mark.slow
 def test_another_number_of_looks_is_another_request(folder, tmp_path):
     play(folder, out=tmp_path)
     with pytest.raises(BadRequest, match="holds another request: looks was 3, now 2"):

@@ -69,6 +69,7 @@ def test_without_a_place_it_shows_what_the_atlas_calls_interpretable(folder: Pat
     assert f"strongest of {len(called)}" in fewer.says
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "draws", "called"),
     [
@@ -247,6 +248,7 @@ def test_null_lists_come_from_every_basis_in_its_proportion(model: Model) -> Non
 # Requests
 
 
+@pytest.mark.slow
 def test_the_command_tells_the_same_and_its_next_one_runs(
     text: str, head: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

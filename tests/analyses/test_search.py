@@ -268,6 +268,7 @@ def test_thresholds_are_the_published_ones(d: int, n: int, tau: float) -> None:
     assert float(chance.threshold(d, n)) == pytest.approx(tau, abs=5e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("k", "searches"), [(1, 400), (3, 150)])
 def test_random_concepts_pass_the_threshold_in_alpha_of_searches(
     noise: tuple[Model, Atlas], k: int, searches: int
@@ -436,6 +437,7 @@ def test_the_planted_head_is_first_by_site(animals: tuple[Model, Atlas]) -> None
         assert row["fit_chance"] == 3 / 16
 
 
+@pytest.mark.slow
 def test_random_concepts_by_site_have_uniform_p(noise: tuple[Model, Atlas]) -> None:
     _, atlas = noise
     share: dict[str, list[float]] = {"p_fit": [], "p_gain": []}

@@ -167,6 +167,7 @@ def test_random_sets_have_the_size_of_the_concepts_at_every_site(model: Model) -
         assert drawn.max() <= 0
 
 
+@pytest.mark.slow
 def test_p_of_random_sets_is_uniform() -> None:
     """A random set tested among random sets: p ≤ .25 in a quarter of 100 concepts or fewer, within four errors.
 

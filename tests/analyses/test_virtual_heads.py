@@ -51,6 +51,7 @@ def every_path(model: Model, length: int) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.identity("OP-3")
 @pytest.mark.parametrize("name", ANATOMIES)
 def test_the_top_paths_are_those_of_pulling_back_every_path_by_itself(name: str) -> None:

@@ -360,6 +360,7 @@ def leading(rows: pd.DataFrame, rank: int) -> pd.DataFrame:
     return rows[rows.dyad < rank].reset_index(drop=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frame", ["raw", "folded+bias"])
 def test_rank_keeps_the_leading_dyads_with_the_same_scores_and_all_spectra(tmp_path, frame):
     """What is said of a dyad, p_svd included, does not depend on how many are kept; q does (fewer tests)."""
@@ -381,6 +382,7 @@ def test_rank_keeps_the_leading_dyads_with_the_same_scores_and_all_spectra(tmp_p
         np.testing.assert_allclose(whole["sigma"], cut["sigma"], atol=1e-7 * whole["sigma"][0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 def test_a_half_precision_checkpoint_has_the_atlas_of_its_widened_values(tmp_path, dtype):
     """Only what storage rounding says of a dyad (noisy, turn, its block) depends on the dtype."""

@@ -253,6 +253,7 @@ def test_names_of_bundled_models_and_of_the_hub_stay_as_they_are(tmp_path, monke
     assert open_atlas("a").manifest["reference"] == "toy"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("complete", [True, False])
 def test_the_same_checkpoint_in_another_spelling_or_place_goes_on(tmp_path, monkeypatch, complete):
     saved(tmp_path / "m")

@@ -57,6 +57,7 @@ def rows_of(atlas: Atlas) -> pd.DataFrame:
     return rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [1, 4])
 def test_what_a_dyads_lists_score_does_not_depend_on_how_many_are_kept(model, whole, tmp_path, rank):
     few, every = rows_of(made(model, tmp_path / "b", rank=rank)), rows_of(whole)

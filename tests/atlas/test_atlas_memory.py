@@ -211,6 +211,7 @@ def shaped(family: str, dtype: str = "float16", **config: int | None) -> Model:
     return Model("shapes", weights, weights, Frame())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scores", [False, True])
 def test_a_model_of_six_billion_fits_in_four_gib(scores):
     """GPT-J-6B, in half precision, whatever its spectra are, lists judged or not; a table more would be too much."""
@@ -264,6 +265,7 @@ def test_a_bias_that_a_map_takes_over_makes_it_stale():
     assert any("fc_in.bias" in name for name in tensors_of(model, out))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["gptj", "gpt2"])
 def test_heads_a_few_at_a_time_give_the_atlas_of_all_at_once(tmp_path, monkeypatch, family):
     """Vectors, lists and cosines to the bit; what is summed over blocks (p_svd) to rounding in float32."""

@@ -214,6 +214,7 @@ def test_parts_left_in_a_complete_atlas_are_cleared_away(model, whole, reference
     assert content(tmp_path / "a") == reference
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [Options(k=4, draws=40, rank=1), Options(k=4, draws=40, seed=1)])
 def test_parts_of_another_request_are_not_used(model, third, reference, tmp_path, options):
     """Copied between folders they look alike: same names, right digests."""
@@ -225,6 +226,7 @@ def test_parts_of_another_request_are_not_used(model, third, reference, tmp_path
     assert content(folder) == reference
 
 
+@pytest.mark.slow
 def test_parts_of_a_checkpoint_that_was_trained_since_are_not_used(tmp_path):
     """Same names, same shapes, same header: only the values tell."""
     model = saved(tmp_path / "m", seed=0)
@@ -323,6 +325,7 @@ def test_a_damaged_part_of_another_shard_is_named(model, third, tmp_path):
     assert build_atlas(model, folder, options=OPTIONS, workers=1) is not None
 
 
+@pytest.mark.slow
 def test_two_builders_at_once_in_one_folder_do_no_harm(model, reference, tmp_path):
     """Whole builds, shards, in one new folder, several times: all end well, the bytes are those of one."""
     for attempt, shares in enumerate([((1, 1), (1, 1)), ((1, 2), (2, 2)), ((1, 1), (2, 2))]):

@@ -47,6 +47,7 @@ def test_a_dominant_dyad_beside_the_centre_of_its_topic_is_interpretable(judged)
     assert found.interpretable + found.aligned >= 0.95 * found.topics
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tilt", [0.0, WIDE.tilt])
 def test_verdicts_grow_with_strength_from_nothing(judged, tilt: float) -> None:
     counts = [judged(s, tilt).interpretable + judged(s, tilt).aligned for s in (0.0, 0.5, 4.0)]
@@ -96,6 +97,7 @@ def test_a_heads_own_random_bases_could_never_call_a_direction_and_those_of_all_
     np.testing.assert_allclose(pool[z < 0] * (draws + 1) % 1 % (1 - 1e-6), 0, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rotations", [1, 4])
 def test_pooled_p_of_heads_with_nothing_planted_is_uniform(tmp_path, rotations: int) -> None:
     model, _ = planted_model(0.0, 0, WIDE)

@@ -31,6 +31,7 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> dict:
     return json.loads(capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_the_changed_place_stands_first_and_the_next_command_works(other, capsys):
     table = said(capsys, "diff", "demo-lm", str(other))
     assert [r["site"] for r in table["rows"] if r["change"]] == ["L1H2.ov"]
@@ -45,6 +46,7 @@ def test_the_changed_place_stands_first_and_the_next_command_works(other, capsys
     assert len(parts["rows"]) == 4
 
 
+@pytest.mark.slow
 def test_an_atlas_of_the_change_is_searched_and_refuses_to_run(other, tmp_path, capsys):
     folder = tmp_path / "d.atlas"
     assert run(["diff", "demo-lm", str(other), "--kinds", "ov", "--out", str(folder), "-q"]) == 0
@@ -58,6 +60,7 @@ def test_an_atlas_of_the_change_is_searched_and_refuses_to_run(other, tmp_path, 
     assert "a change of weights is no model" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_atlas_that_is_there_is_kept_or_refused_before_anything_long(other, tmp_path, capsys, monkeypatch):
     """The rules of `covector atlas`: the same request finds it, another one is refused; one next command."""
     folder = tmp_path / "d.atlas"
@@ -111,6 +114,7 @@ def test_what_cannot_be_compared_is_one_line(words, told, capsys):
     assert error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_sweep_of_ranks_has_a_row_for_each_and_its_controls(tmp_path, capsys):
     pytest.importorskip("torch")
     text = tmp_path / "text.txt"

@@ -38,6 +38,7 @@ def test_prompts_put_measurements_beside_the_coupling(capsys: pytest.CaptureFixt
     assert "3 pairs, 3 clean and 3 other inputs at NAME" in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.slow
 def test_pictures_and_refusals(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     words = [*COUPLE, *TASKS[:2], "--draws", "50", "-q"]
     for extra, name in (([], "heads"), ([*PROMPTS, "--picture", "attributions"], "ratios")):

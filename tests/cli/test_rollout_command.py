@@ -182,6 +182,7 @@ def test_a_folder_that_another_process_writes_to_is_refused(lamp, capsys, tmp_pa
     assert run([*lamp, "--out", str(out), "--quiet"]) == 0
 
 
+@pytest.mark.slow
 def test_who_interrupts_keeps_what_is_finished(tmp_path):
     """Ctrl-C in the middle: no traceback, 130, and the same command goes on."""
     random_agent(tmp_path, tanh=False, values=agent_values(True))

@@ -37,6 +37,7 @@ def test_every_study_is_a_section_of_the_page_with_its_question_and_command() ->
         assert f"covector study {study.name} " in section
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["index", "basis", "packing", "kinds", "sides"])
 def test_a_study_of_an_atlas_alone_fits_the_screen_and_names_the_next(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -108,6 +109,7 @@ def test_the_commands_of_the_page_run(tmp_path: Path, monkeypatch: pytest.Monkey
     assert {p.name for p in (tmp_path / "frames").iterdir()} == {"folded", "gauge_fixed"}
 
 
+@pytest.mark.slow
 def test_a_text_is_counted_and_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = Options(("ov",), rank=2, draws=20, scores=False)
     build_atlas("demo-lm", tmp_path / "demo.atlas", options=options, workers=1)

@@ -39,6 +39,7 @@ def test_dyads(capsys: pytest.CaptureFixture[str]) -> None:
     assert table["meta"]["metric"] == f"{SHE} (clean − corrupt)"
 
 
+@pytest.mark.slow
 def test_heads_and_granularity(capsys: pytest.CaptureFixture[str], texts: list[str]) -> None:
     words = ["--observe", SHE, *PROMPTS, "--sites", "L2H*.ov,L1.mlp.out"]
     table = said(capsys, "--by", "heads", *words, "--first", "3", "--draws", "2")

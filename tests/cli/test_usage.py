@@ -79,6 +79,7 @@ def test_a_usage_error_names_the_help_of_its_own_command(
     assert f"See {command}." in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [

@@ -74,6 +74,7 @@ def test_the_script_and_the_runner_of_roll_outs_play_the_same_episodes(outcomes:
         assert [(e.total, e.length, e.success) for e in played] == [(o.total, o.length, o.success) for o in mine[:n]]
 
 
+@pytest.mark.slow
 def test_a_damaged_agent_does_not_reach_the_goal(agent: tuple[Any, dict[str, Any]]) -> None:
     model, told = evaluation.open_agent(DEMO_DT)
     with torch.no_grad():

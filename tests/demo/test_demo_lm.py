@@ -141,6 +141,7 @@ def test_some_words_are_two_tokens_and_the_card_lists_every_split_word(tokenizer
     assert len(split) < 0.1 * len(pieces)
 
 
+@pytest.mark.slow
 def test_every_document_fits_the_context(tokenizer: Tokenizer, figures: dict) -> None:
     texts = [document.text for document in documents(FRESH_SEED, 3000)]
     longest = max(len(encoding.ids) for encoding in tokenizer.encode_batch(texts))

@@ -265,6 +265,7 @@ def chances(pair, replicates: int, draws: int) -> np.ndarray:
     return np.array(made)
 
 
+@pytest.mark.slow
 @EVERY
 def test_noise_in_the_stored_arrays_gets_uniform_chances(pair):
     p = chances(pair, 120, 39)

@@ -44,6 +44,7 @@ def test_lists_of_strata_without_spread_keep_their_coherence() -> None:
     np.testing.assert_allclose(found, coherence(directions, lists, units), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_mean_over_exchanged_lists_is_that_of_all_pairs_of_their_strata() -> None:
     """With replacement, a pair of members of strata a and b has the mean cosine over all a × b: a sum by hand."""
     rng = np.random.default_rng(2)

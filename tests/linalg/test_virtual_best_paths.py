@@ -48,6 +48,7 @@ def functional(seed: int = 1) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(D)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("crossing", [False, True])
 @pytest.mark.parametrize("gain", [0.05, 0.4, 2.0])  # pruning at once, some, and none: heads that amplify
 @pytest.mark.parametrize(("k", "length"), [(1, 5), (7, 3), (40, 2), (10, 1), (10_000, 3)])
@@ -98,6 +99,7 @@ def test_ties_come_in_the_order_of_heads_and_those_left_out_are_counted(k: int) 
     assert found.tied == sum(abs(norm - found.norms[-1]) < 1e-9 for norm, _ in order[k:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budget", [1, 2, 5, 20])
 def test_a_budget_leaves_a_gap_that_holds(budget: int) -> None:
     for seed in range(6):

@@ -146,6 +146,7 @@ def test_the_repaired_norm_has_the_gain_before_the_head_and_b2_behind_it() -> No
     np.testing.assert_allclose(KINDS["norm"](bench("B2"), args), np.linalg.norm(wrong), rtol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.identity("OP-27")
 def test_an_attribution_is_the_run_with_the_heads_direct_write_exchanged() -> None:
     """One head, one pair, the long way: its z at the end from the corrupt run, added to the last stream by a hook."""
@@ -212,6 +213,7 @@ def test_b1_swaps_the_norms_of_a_block() -> None:
     np.testing.assert_allclose(bench().normed(f, "L4.attn_norm"), g - g.mean(), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_b3_and_b4_read_at_other_layers() -> None:
     words = "\n".join([tasks()["templates"]["obj"][0].replace("[NAME]", "Mark")] * 12)
     one, other = (Bench(model(), own_names(), frozenset(d), words) for d in ((), ("B3",)))

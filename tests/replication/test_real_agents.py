@@ -31,6 +31,7 @@ def episodes(shared: Path, name: str, target: float, seeds: range) -> list[Episo
     return [t.episode for t in found]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("target", "mean", "shortest", "longest"), [(0.0, 245.4, 208, 270), (-500.0, 9.2, 8, 11)])
 def test_the_cart_pole_agent_falls_as_early_as_it_is_asked_to(shared, target, mean, shortest, longest):
     few = 12 if mean > 100 else 50

@@ -114,6 +114,7 @@ PLANTED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choices", PLANTED, ids=", ".join)
 def test_lists_made_by_one_recipe_are_traced_back_to_it_and_to_no_other(choices):
     recipe = told(*choices)
@@ -131,6 +132,7 @@ def test_lists_made_by_one_recipe_are_traced_back_to_it_and_to_no_other(choices)
     assert table.rows[1]["score"] < 1
 
 
+@pytest.mark.slow
 def test_signs_are_free_per_dyad():
     """The same lists with every sign drawn anew agree as well."""
     model = opened()
@@ -196,6 +198,7 @@ def test_sizes_of_the_largest_projections_identify_too():
     assert table.rows[0]["labels"] is None
 
 
+@pytest.mark.slow
 def test_the_lists_of_another_shape_are_not_compared_and_the_reason_is_told():
     model = opened()
     table = replicate_conjecture(model)
@@ -217,6 +220,7 @@ def test_another_vocabulary_of_the_same_size_is_not_compared():
     assert why_not(renamed, source).startswith("made with another vocabulary (its token ")
 
 
+@pytest.mark.slow
 def test_ours_stand_beside_theirs_turned_to_their_sign():
     model = opened()
     recipe = RAW
@@ -351,6 +355,7 @@ def test_a_recipe_that_is_none_is_refused():
         replicate_conjecture(model, publication(model, lists, recipe={"frame": "rawish"}))
 
 
+@pytest.mark.slow
 def test_the_same_request_gives_the_same_bytes():
     model = opened()
     assert replicate_conjecture(model, seed=3).to_json() == replicate_conjecture(model, seed=3).to_json()

@@ -234,6 +234,7 @@ def one_piece() -> ArrayWeights:
     return changed(weights, W_E=tokens, W_U=tokens.T, L2__W_O=W_O, L2__W_V=W_V)
 
 
+@pytest.mark.slow
 def test_a_head_of_one_family_of_topics_is_a_unit_and_random_heads_are_none(nothing):
     found = unit(about(nothing, one_piece()))
     assert found.verdict == HOLDS
@@ -337,6 +338,7 @@ def test_a_text_without_the_concept_is_refused():
 # All of it.
 
 
+@pytest.mark.slow
 def test_random_weights_bear_out_nothing_but_the_shuffled_signs(nothing, tmp_path):
     def made(frame: str):
         return built(nothing.model.framed(frame), tmp_path / frame, Options(("ov",), draws=500))
@@ -348,6 +350,7 @@ def test_random_weights_bear_out_nothing_but_the_shuffled_signs(nothing, tmp_pat
     assert "these hold: B.ii; these do not: A.i, A.ii, B, B.i, C.i" in table.says
 
 
+@pytest.mark.slow
 def test_a_planted_model_bears_out_what_was_planted(written):
     table = replicate_sprint(written.model, written.atlas, concepts=tuple(f"' t{t}a' + ' t{t}b'" for t in range(4)))
     verdicts = dict(zip(table["finding"], table["verdict"], strict=True))

@@ -115,6 +115,7 @@ RUNS: dict[str, Callable[[Model], Table]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_every_analysis_that_runs_a_model_gives_on_another_device_what_it_gives_on_the_cpu(
     name: str, model: Model

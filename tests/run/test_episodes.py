@@ -130,6 +130,7 @@ def test_each_input_of_the_published_loop_matters(tmp_path):
         assert np.abs(np.subtract(total, usual)).max() > 10 * CLOSE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("discrete", [True, False])
 def test_episodes_do_not_depend_on_their_batch(tmp_path, discrete):
     values = agent_values(discrete)

@@ -49,6 +49,7 @@ def test_what_is_not_there_is_refused_with_a_reason(two: str, served: Callable[.
     assert "a second atlas" in str(why)
 
 
+@pytest.mark.slow
 def test_a_click_on_a_place_puts_its_dyads_beside_the_other(two: str, demo_atlas: Path, agent_atlas: Path) -> None:
     rows = covector.compare_atlases(demo_atlas, agent_atlas).rows
     with opened() as watched:

@@ -46,6 +46,7 @@ def test_every_view_opens_by_its_link_and_complains_of_nothing(address: str, dar
         watched.quiet()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("view", VIEWS)
 def test_axe_finds_nothing_serious(address: str, view: str, dark: bool) -> None:
@@ -223,6 +224,7 @@ def test_pictures_and_tables_are_saved_as_files(address: str, tmp_path: Path) ->
         watched.quiet()
 
 
+@pytest.mark.slow
 def test_a_narrow_page_scrolls_only_its_tables(address: str) -> None:
     with opened(width=420) as watched:
         for view in VIEWS:
@@ -231,6 +233,7 @@ def test_a_narrow_page_scrolls_only_its_tables(address: str) -> None:
             assert wide <= 1, view
 
 
+@pytest.mark.slow
 def test_a_model_without_an_atlas_is_built_with_progress_and_kept(served: Callable[..., str], tmp_path: Path) -> None:
     address = served("toy", cache=tmp_path)
     with opened() as watched:
@@ -240,6 +243,7 @@ def test_a_model_without_an_atlas_is_built_with_progress_and_kept(served: Callab
     assert len(list((tmp_path / "atlases").iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_a_build_that_was_cancelled_goes_on_from_the_page(served: Callable[..., str], tmp_path: Path) -> None:
     address = served("demo-dt", cache=tmp_path)
     with opened() as watched:
@@ -254,6 +258,7 @@ def test_a_build_that_was_cancelled_goes_on_from_the_page(served: Callable[..., 
         watched.quiet()
 
 
+@pytest.mark.slow
 def test_every_view_of_a_real_model(served: Callable[..., str], shared: Path, tmp_path: Path) -> None:
     covector.build_atlas(shared / "models" / "stories260k", tmp_path / "stories.atlas", options=Options(draws=500))
     address = served(tmp_path / "stories.atlas")
@@ -282,6 +287,7 @@ def test_a_question_is_answered_on_the_page_with_its_words_and_its_picture(addre
         watched.quiet()
 
 
+@pytest.mark.slow
 def test_an_edit_is_moved_by_its_dose_and_the_tokens_follow(address: str) -> None:
     with opened() as watched:
         watched.page.set_default_timeout(120_000)
@@ -296,6 +302,7 @@ def test_an_edit_is_moved_by_its_dose_and_the_tokens_follow(address: str) -> Non
         watched.quiet()
 
 
+@pytest.mark.slow
 def test_who_comes_back_finds_the_job_that_runs_and_can_cancel_it(
     served: Callable[..., str], agent_atlas: Path
 ) -> None:

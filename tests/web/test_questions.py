@@ -104,6 +104,7 @@ def check_same_rows(
 LANGUAGE = ("norms", "paths", "predict", "couple", "edit", "tokens", "steer")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LANGUAGE)
 def test_python_and_command_give_the_same_rows_of_a_language_model(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -111,6 +112,7 @@ def test_python_and_command_give_the_same_rows_of_a_language_model(
     check_same_rows("demo-lm", name, tmp_path, monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["norms", "couple", "rollout", "locate", "map"])
 def test_python_and_command_give_the_same_rows_of_an_agent(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -118,6 +120,7 @@ def test_python_and_command_give_the_same_rows_of_an_agent(
     check_same_rows("demo-dt", name, tmp_path, monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ref", "name"),
     [*(("stories260k", name) for name in ("paths", "edit", "tokens")), ("induction-gpt2", "predict")],
@@ -128,6 +131,7 @@ def test_python_and_command_give_the_same_rows_of_real_models(
     check_same_rows(str(shared / "models" / ref), name, tmp_path, monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "more"),
     [
@@ -143,6 +147,7 @@ def test_python_and_command_give_the_same_rows_where_fields_are_filled_otherwise
     check_same_rows("demo-lm", name, tmp_path, monkeypatch, more)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "more"), [("locate", {"by": "dyads"}), ("locate", {"by": "contrasts"}), ("rollout", {"by": "control"})]
 )

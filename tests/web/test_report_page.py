@@ -41,6 +41,7 @@ def visit(watched: Watched, file: Path, view: str) -> None:
     watched.page.wait_for_selector("main p, main h2")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_every_view_opens_from_disk_and_complains_of_nothing(file: Path, dark: bool) -> None:
     with opened(dark=dark, offline=True) as watched:
@@ -83,6 +84,7 @@ def test_the_comparison_names_a_place_and_shows_its_dyads_beside_the_other(
         watched.quiet()
 
 
+@pytest.mark.slow
 def test_stored_results_stand_on_their_views_with_their_command(file: Path) -> None:
     with opened(offline=True) as watched:
         for view, command in (
@@ -146,6 +148,7 @@ def test_a_script_that_was_changed_does_not_run(file: Path, tmp_path: Path) -> N
         assert any("Content Security Policy" in line for line in watched.complaints)
 
 
+@pytest.mark.slow
 def test_a_report_of_a_real_model(shared: Path, tmp_path: Path) -> None:
     atlas = tmp_path / "stories.atlas"
     covector.build_atlas(str(shared / "models" / "stories260k"), atlas, options=Options(draws=200, scores=False))

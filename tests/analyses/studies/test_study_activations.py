@@ -109,6 +109,7 @@ def test_no_basis_concentrates_variance_more_than_principal_components(tmp_path)
             assert r["pca"] == pytest.approx(1, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_a_text_runs_through_the_bundled_model(tmp_path):
     model = covector.open("demo-lm")
     atlas = built(model, tmp_path / "a", Options(("ov",), rank=2, draws=20, scores=False))

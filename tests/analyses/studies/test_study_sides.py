@@ -29,6 +29,7 @@ def test_a_planted_difference_is_found_with_its_sign_and_size(tmp_path, by, side
     assert found["heads"] == 16
 
 
+@pytest.mark.slow
 def test_on_sides_that_are_alike_p_is_nominal(tmp_path):
     p = [sides(synthetic(tmp_path / str(i), seed=i, kinds=("ov",))).rows[0]["p"] for i in range(100)]
     assert np.mean(np.array(p) <= 0.05) < 0.05 + 3 * np.sqrt(0.05 * 0.95 / 100)

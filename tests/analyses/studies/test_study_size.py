@@ -43,6 +43,7 @@ def test_models_are_told_in_the_order_of_their_size_whatever_the_order_given(tmp
     assert table.next == f"covector study kinds {b.folder}"
 
 
+@pytest.mark.slow
 def test_the_interval_over_models_holds_a_slope_of_nothing_at_the_nominal_rate(tmp_path):
     """200 sets of four models, scores as random as an atlas of nothing: misses within 3 standard errors of .05."""
     rng = np.random.default_rng(0)

@@ -87,6 +87,7 @@ def test_draws_of_the_tracy_widom_law_follow_it() -> None:
     assert drawn.mean() == pytest.approx(-1.2065, abs=4 * 1.268 / np.sqrt(20000))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(16, 16), (16, 64), (64, 200), (100, 100)])
 def test_the_tracy_widom_level_is_that_of_whole_matrices(shape: tuple[int, int]) -> None:
     largest = spectrum_null(*shape, draws=8000, seed=4).values[:, 0]
@@ -116,6 +117,7 @@ def test_small_factors_have_the_spectrum_of_whole_products(n: int, m: int, inner
     assert ks_2samp(null[:, 0] / null[:, -1], direct[:, 0] / direct[:, -1]).pvalue > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(300, 300), (300, 1200)])
 def test_the_corner_of_the_bidiagonal_model_has_the_largest_values(
     shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
@@ -138,6 +140,7 @@ def test_the_product_null_is_not_that_of_one_matrix() -> None:
     assert np.mean(spurious) > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "m", "inner"), [(40, 160, None), (64, 64, 16), (6, 24, None)])
 def test_random_maps_show_spikes_as_often_as_the_level_says(n: int, m: int, inner: int | None) -> None:
     null, maps = spectrum_null(n, m, inner, draws=4000, seed=0), whole(n, m, inner, 2000, seed=17)
