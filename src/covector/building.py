@@ -112,7 +112,7 @@ def said(atlas: Atlas) -> str:
         lines.append(f"No list could be judged: that takes {FEWEST} {label}s, here are fewer.")
         return "\n".join(lines) + "\n"
     called, aligned = int(told["interpretable"].sum()), int(told["aligned"].sum())
-    rule = rule_text().replace("q_dir", "q_coherence").replace("heldout_low", "held-out AUC from")
+    rule = rule_text().replace("heldout_low", "held-out AUC from")
     of = "" if judged.all() else f" of {int(judged.sum()):,} that could be judged"
     lines += [f"{called}{of} are interpretable by the rule ({rule}).", *_beside_rotated(atlas)]
     within = told["p_coherence_svd"][told["interpretable"]]

@@ -101,15 +101,15 @@ def test_every_clause_is_needed(words: Dictionary, nulls: ScoreNulls) -> None:
         replace(scores, p_dir=np.full(90, 0.06)),
     ):
         assert not judged(spoiled).interpretable.any()
-    assert rule_text(INTERPRETABLE) == "q_dir < 0.05, heldout_low > 0.5, stability >= 0.9"
+    assert rule_text(INTERPRETABLE) == "q_coherence < 0.05, heldout_low > 0.5, stability >= 0.9"
     assert rule_text(ALIGNED).startswith("q_whole < 0.05, carried >= 0.5")
 
 
 def test_q_of_a_larger_family_is_used_where_given(words: Dictionary, nulls: ScoreNulls) -> None:
     scores = scored(towards(0.65), words, nulls)
-    assert not judged(scores, q_dir=np.full(90, 0.2)).interpretable.any()
+    assert not judged(scores, q_coherence=np.full(90, 0.2)).interpretable.any()
     with pytest.raises(SpaceMismatch, match="one q per direction"):
-        judged(scores, q_dir=np.zeros(3))
+        judged(scores, q_coherence=np.zeros(3))
 
 
 def test_directions_found_in_a_subspace_of_topics_are_specific_and_rotated_ones_are_not(

@@ -54,13 +54,13 @@ _STABLE = Clause("stability", ">=", 0.9, "the direction survives a small change 
 
 # §4.0: "interpretable iff q < 0.05 on a pre-registered score and held-out detection AUC CI > 0.5 and stability >= 0.9".
 INTERPRETABLE: Rule = (
-    Clause("q_dir", "<", 0.05, "its list is more coherent beyond the direction than those of random directions"),
+    Clause("q_coherence", "<", 0.05, "its list is more coherent beyond the direction than those of random directions"),
     Clause("heldout_low", ">", 0.5, "its first labels tell the later ones from others that are as common"),
     _STABLE,
 )
 SVD_SPECIFIC: Rule = (
     *INTERPRETABLE,
-    Clause("q_svd", "<", 0.05, "and more coherent than directions of random bases of the same subspace"),
+    Clause("q_coherence_svd", "<", 0.05, "and more coherent than directions of random bases of the same subspace"),
 )
 # Where the direction is all that its list shares, nothing is left beyond it and the first two clauses are blind.
 ALIGNED: Rule = (
@@ -68,6 +68,8 @@ ALIGNED: Rule = (
     Clause("carried", ">=", 0.5, "and half of that or more is the direction itself"),
     _STABLE,
 )
+# What the clauses call q-values: of the families of p_dir, p_svd and p_whole, as in an atlas.
+Q_VALUES = ("q_coherence", "q_coherence_svd", "q_whole")
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,8 +151,8 @@ class Verdict:
     interpretable: Bool[np.ndarray, " r"]
     svd_specific: Bool[np.ndarray, " r"]
     aligned: Bool[np.ndarray, " r"]
-    q_dir: Float[np.ndarray, " r"]
-    q_svd: Float[np.ndarray, " r"]
+    q_coherence: Float[np.ndarray, " r"]
+    q_coherence_svd: Float[np.ndarray, " r"]
     q_whole: Float[np.ndarray, " r"]
 
 
@@ -243,8 +245,8 @@ def score_lists(
 def judged(
     scores: Scores,
     *,
-    q_dir: Float[np.ndarray, " r"] | None = None,
-    q_svd: Float[np.ndarray, " r"] | None = None,
+    q_coherence: Float[np.ndarray, " r"] | None = None,
+    q_coherence_svd: Float[np.ndarray, " r"] | None = None,
     q_whole: Float[np.ndarray, " r"] | None = None,
 ) -> Verdict:
     """Apply the rules. q-values are those of the whole family: give them, or BH is taken over the directions here.
@@ -254,8 +256,8 @@ def judged(
     judge; it is never set where `interpretable` is. Raises SpaceMismatch for q-values of another length.
     """
     q = {
-        "q_dir": bh(scores.p_dir) if q_dir is None else q_dir,
-        "q_svd": bh(scores.p_svd) if q_svd is None else q_svd,
+        "q_coherence": bh(scores.p_dir) if q_coherence is None else q_coherence,
+        "q_coherence_svd": bh(scores.p_svd) if q_coherence_svd is None else q_coherence_svd,
         "q_whole": bh(scores.p_whole) if q_whole is None else q_whole,
     }
     if any(value.shape != scores.p_dir.shape for value in q.values()):
@@ -270,7 +272,7 @@ def judged(
 
 
 def rule_text(rule: Rule = INTERPRETABLE) -> str:
-    """The rule as one line for a table: ``q_dir < 0.05, heldout_low > 0.5, stability >= 0.9``."""
+    """The rule as one line for a table: ``q_coherence < 0.05, heldout_low > 0.5, stability >= 0.9``."""
     return ", ".join(map(str, rule))
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from covector.analyses.score import INTERPRETABLE, Rule, ScoreNulls, Scores, Verdict
+from covector.analyses.score import INTERPRETABLE, Q_VALUES, Rule, ScoreNulls, Scores, Verdict
 from covector.analyses.score_places import Side
 from covector.axes import Int
 from covector.linalg.dictionary import Dictionary
@@ -63,7 +63,7 @@ def _scores(found: Sequence[Scored], scores: Scores, verdict: Verdict) -> list[C
                chance="coherence_level"),
         _level(found, "coherence", lambda n: n.p_dir.scores.coherence, "cos", 3),
         Column("z", scores.z, "sd", 1, "coherence in standard deviations of random directions"),
-        Column("q", verdict.q_dir, about="Benjamini–Hochberg of p_dir over the family"),
+        Column("q", verdict.q_coherence, about="Benjamini–Hochberg of p_dir over the family"),
         Column("heldout", scores.heldout, "AUC", 2, "first members tell later ones from matched others",
                chance="heldout_level"),
         Column("heldout_low", scores.heldout_low, "AUC", 2, "lower end of its 95 % interval"),
@@ -95,7 +95,11 @@ def _chances(found: Sequence[Scored], scores: Scores, verdict: Verdict) -> list[
         Column("p_dir", scores.p_dir, about="of coherence, against random directions"),
         Column("p_cov", scores.p_cov, about="against directions of the basis' own covariance"),
         Column("p_svd", scores.p_svd, about="against rotated bases of the same subspace; – where that is not defined"),
-        Column("q_svd", verdict.q_svd, about="Benjamini–Hochberg of p_svd over the family (in an atlas of a pooled p)"),
+        Column(
+            "q_svd",
+            verdict.q_coherence_svd,
+            about="Benjamini–Hochberg of p_svd over the family (in an atlas of a pooled p)",
+        ),
         Column("p_basis", by_side, about="of the mean coherence of all singular vectors there, among rotated bases"),
         Column("p_heldout", scores.p_heldout, about="of the held-out AUC, against random directions"),
         Column("p_lexical", scores.p_lexical, about="of the likeness of strings, against random directions"),
@@ -124,7 +128,7 @@ def _level(
 
 
 def _verdicts(verdict: Verdict, scores: Scores) -> list[str]:
-    q = {name: getattr(verdict, name) for name in ("q_dir", "q_svd", "q_whole")}
+    q = {name: getattr(verdict, name) for name in Q_VALUES}
     told = []
     for i in range(len(verdict.interpretable)):
         if verdict.svd_specific[i]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from covector.analyses.score import Q_VALUES
 from covector.axes import Float, Int
 from covector.errors import BadRank, BadRequest
 from covector.io.atlas import Atlas
@@ -26,8 +27,6 @@ DENSE_DRAWS = 3
 DECOMPOSED = 2**23
 # Unit rows in float16 lie within 1e-6 of themselves, as 1 − cos; what is turned by more is another direction.
 SAME = 1e-4
-# What a family's q-values are called in an atlas, by what the rule calls them.
-IN_ATLAS = {"q_dir": "q_coherence", "q_svd": "q_coherence_svd", "q_whole": "q_whole"}
 _PLACE = re.compile(r"(?P<site>[^:]+)(?::(?P<first>\d+)(?:-(?P<last>\d+))?)?")
 
 
@@ -137,7 +136,7 @@ def sides_of_atlas(model: Model, atlas: Atlas, at: Int[np.ndarray, " n"]) -> lis
 
     A direction that comes out otherwise than it is stored is taken as it is stored.
     """
-    judged = [name for name in (*IN_ATLAS.values(), "stability") if name in atlas.names]
+    judged = [name for name in (*Q_VALUES, "stability") if name in atlas.names]
     told = {
         name: values[at] for name, values in atlas.columns("site", "side", "dyad", "sigma", "noisy", *judged).items()
     }
@@ -157,7 +156,7 @@ def _side_again(
     model: Model, site: Site, side: str, found: SVD | None, told: dict[str, np.ndarray], stored: np.ndarray
 ) -> Side:
     dyads, steady = told["dyad"].astype(np.int64), told.get("stability", np.full(len(stored), np.nan))
-    q = {name: told[column] for name, column in IN_ATLAS.items()} if "q_coherence" in told else None
+    q = {name: told[name] for name in Q_VALUES} if "q_coherence" in told else None
     second = side in ("write", "key")
     if found is not None and dyads.max() < found.rank:
         made = _side(model, site, found, int(second), dyads, stability=steady, q=q)

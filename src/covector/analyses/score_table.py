@@ -16,6 +16,7 @@ from threadpoolctl import threadpool_limits
 from covector.analyses.labels import Labelled, Labeller, labelled, nulls_needed, tokens_themselves
 from covector.analyses.score import (
     ALIGNED,
+    Q_VALUES,
     SVD_SPECIFIC,
     Scores,
     Verdict,
@@ -186,7 +187,7 @@ def _family_q(sides: Sequence[Side]) -> dict[str, Float[np.ndarray, " r"]]:
     """The q-values of an atlas; nothing where the request is the family."""
     if any(side.q is None for side in sides):
         return {}
-    return {name: np.concatenate([side.q[name] for side in sides if side.q]) for name in ("q_dir", "q_svd", "q_whole")}
+    return {name: np.concatenate([side.q[name] for side in sides if side.q]) for name in Q_VALUES}
 
 
 def _labels(found: Sequence[Scored], labeller: Labeller | None, seed: int) -> tuple[Labelled, list[str | None]]:

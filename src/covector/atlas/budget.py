@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from covector.arch.adapter import AdaptedWeights
 from covector.atlas.decompose import together
 from covector.atlas.nulls import ROWS as DRAWN
-from covector.atlas.plan import Against, Options, Unit, bases_of, compared_at, directions, tensor_shape
+from covector.atlas.plan import Against, Options, Unit, bases_of, compared_at, kept_and_compared, tensor_shape
 from covector.errors import BadRequest
 from covector.linalg.chance.lists import BLOCK as DRAWN_LISTS
 from covector.linalg.coherence import BLOCK_ENTRIES, TOGETHER
@@ -165,7 +165,7 @@ def unit_bytes(model: Model, unit: Unit, options: Options) -> int:
         return _null_bytes(model, unit.basis, options) + KEPT_BYTES
     read = sum(_read_bytes(model, tensor) for tensor in unit.tensors)
     runs = [_run_bytes(model, sites, options) for _, sites in together(model, unit)]
-    kept = sum(directions(model.spec, site, options)[0] for site in unit.sites)
+    kept = sum(kept_and_compared(model.spec, site, options)[0] for site in unit.sites)
     return read + max(runs) + kept * (2 * model.spec.d_model + _score_bytes(options)) + KEPT_BYTES
 
 
@@ -195,7 +195,7 @@ def _run_bytes(model: Model, sites: tuple[Site, ...], options: Options) -> int:
     itemsize = max(_itemsize(model, against) for against in compared_at(model, sites[0]).values())
     shape = tensor_shape(spec, site_tensors(sites[0])[0])
     if sites[0].head is None:
-        rows = directions(spec, sites[0], options)[1]
+        rows = kept_and_compared(spec, sites[0], options)[1]
         lists = 8 * 2 * rows * spec.d_model
         found = (8 * 2 * math.prod(shape)) if min(shape) != spec.d_model else lists
         work = _dense_bytes(shape, spec.d_model, _is_wide(model, sites[0]))
@@ -272,13 +272,13 @@ def _score_bytes(options: Options) -> int:
 
 def _part_bytes(model: Model, unit: Unit, options: Options) -> int:
     """A finished part that waits to be written, and the copy of it that is being written."""
-    kept = sum(directions(model.spec, site, options)[0] for site in unit.sites)
+    kept = sum(kept_and_compared(model.spec, site, options)[0] for site in unit.sites)
     return 3 * kept * (2 * model.spec.d_model + 16 * options.k + 128)
 
 
 def _index_bytes(model: Model, plan: Iterable[Unit], options: Options) -> int:
     """The index while it is assembled: every column in chunks and whole, and one part."""
-    rows = [sum(directions(model.spec, site, options)[0] for site in unit.sites) for unit in plan]
+    rows = [sum(kept_and_compared(model.spec, site, options)[0] for site in unit.sites) for unit in plan]
     part = max(rows) * (2 * model.spec.d_model + _score_bytes(options))
     return sum(rows) * 2 * (2 * options.k * 20 + 256) + 4 * part + 64 * 2**20
 

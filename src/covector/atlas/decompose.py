@@ -15,7 +15,7 @@ from itertools import takewhile
 import numpy as np
 
 from covector.arch.adapter import AdaptedWeights
-from covector.atlas.judge import COLUMNS, POOL, Judged, judged_lists, judges, turned
+from covector.atlas.judge import COLUMNS, POOL, Judged, judged_lists, judges, stability_of
 from covector.atlas.plan import Against, Options, Unit, bases_of, compared_at, tensors_of
 from covector.axes import Bool, Float
 from covector.io.atlas_parts import Part
@@ -201,7 +201,7 @@ def _stability(
     held: Model, decomposed: list[tuple[Site, SVD]], sides: list[Side], options: Options
 ) -> Float[np.ndarray, " r"]:
     """How stable every kept direction is."""
-    stable = [turned(held.map(site), found, _numbers(site), options) for site, found in decomposed]
+    stable = [stability_of(held.map(site), found, _numbers(site), options) for site, found in decomposed]
     seconds = [SIDES[side.side] in ("write", "key") for side in sides]
     return np.concatenate([stable[s.site][int(second)][: s.kept] for s, second in zip(sides, seconds, strict=True)])
 

@@ -103,7 +103,7 @@ def _nan(of: np.ndarray) -> np.ndarray:
     return np.full(len(of), np.nan)
 
 
-def turned(m: Map, found: SVD, place: Sequence[int], options: Options) -> tuple[np.ndarray, np.ndarray]:
+def stability_of(m: Map, found: SVD, place: Sequence[int], options: Options) -> tuple[np.ndarray, np.ndarray]:
     """Stability (read, written) of every dyad under noise of one percent of each stored array."""
     thin = m.shape[0] == m.shape[1] and hasattr(m, "A")
     moved = stability(m, found, delta=ONE_PERCENT, draws=DRAWS if thin else DENSE_DRAWS, seed=(options.seed, *place))

@@ -213,7 +213,7 @@ def _unit(model: Model, options: Options, name: str, sites: tuple[Site, ...]) ->
     sizes = _sizes(model, options, max(len(model.bases[b]) for b in bases_of(model)))
     spec = model.spec
     seconds = cost.of_sites(
-        sites, sizes, lambda site: directions(spec, site, options), lambda site: _decomposition(spec, site)
+        sites, sizes, lambda site: kept_and_compared(spec, site, options), lambda site: _decomposition(spec, site)
     )
     return Unit(name, sites, None, tensors, seconds, position)
 
@@ -227,7 +227,7 @@ def _sizes(model: Model, options: Options, vocabulary: int) -> cost.Sizes:
     return cost.Sizes(model.spec.d_model, vocabulary, options.draws, options.scores, options.rotations)
 
 
-def directions(spec: ModelSpec, site: Site, options: Options) -> tuple[int, int]:
+def kept_and_compared(spec: ModelSpec, site: Site, options: Options) -> tuple[int, int]:
     """How many directions of a site are kept, and how many are compared with a basis, at most.
 
     All of a head's are compared: together they are the subspace that p_svd is about.
@@ -243,7 +243,7 @@ def directions(spec: ModelSpec, site: Site, options: Options) -> tuple[int, int]
 def _decomposition(spec: ModelSpec, site: Site) -> float:
     """Floating-point operations of a site's decomposition, about."""
     if site.head is not None:
-        r = directions(spec, site, EVERYTHING)[1] // 2
+        r = kept_and_compared(spec, site, EVERYTHING)[1] // 2
         return 8.0 * spec.d_model * r**2 + 30.0 * r**3
     short, long = sorted(tensor_shape(spec, site_tensors(site)[0]))
     return 2.0 * long * short**2 + 9.0 * short**3

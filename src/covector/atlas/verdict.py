@@ -23,8 +23,6 @@ AGAINST_DRAWS = {
 }
 # p of the coherence of a head's direction among rotated bases of every head (equation 19): q_coherence_svd is of this.
 POOLED = "p_coherence_pooled"
-# What the clauses of the rule are called in an atlas, where q_dir and q_svd are of the best cosine.
-IN_ATLAS = {"q_dir": "q_coherence", "q_svd": "q_coherence_svd"}
 
 
 def chances(
@@ -88,4 +86,4 @@ def adjusted(p: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
 
 def _holds(rule: Rule, columns: Mapping[str, np.ndarray]) -> Bool[np.ndarray, " n"]:
     with np.errstate(invalid="ignore"):
-        return np.logical_and.reduce([c.holds(columns[IN_ATLAS.get(c.column, c.column)]) for c in rule])
+        return np.logical_and.reduce([c.holds(columns[c.column]) for c in rule])
