@@ -1,5 +1,7 @@
 """Bases and their variants, derived from dense algebra; the effective embedding against the reference decoder."""
 
+import gc
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -95,3 +97,12 @@ def test_default_bases_read_against_inputs_and_write_against_outputs() -> None:
 def test_unknown_bases_are_refused_with_what_there_is(name: str) -> None:
     with pytest.raises(UnknownBasis, match=r"expected .*token_in"):
         random_model("gpt2").bases[name]
+
+
+def test_a_walk_along_lambda_does_not_keep_a_vocabulary_for_every_step() -> None:
+    bases = random_model("gpt2").bases
+    held = [weakref.ref(bases[f"token_in:ridge={weight}"]) for weight in range(1, 20)]
+    gc.collect()
+    assert sum(ref() is not None for ref in held) <= 4
+    assert bases["token_in:ridge=19"] is held[-1]()
+    assert bases["token_in"] is bases["token_in"]

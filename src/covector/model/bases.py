@@ -33,6 +33,8 @@ SHORT = 0.25
 # 1e-37 in an agent whose states never light some cells), and they are zero to every float32 sum with the others.
 NEARLY_ZERO = 1e-12
 FILTERS = ("ascii", "trained")
+# Variants that a model keeps made: each is as large as its vocabulary in float64, and a loop over λ makes many.
+KEPT_VARIANTS = 4
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,8 @@ class Bases(Mapping[str, Basis]):
         """The basis; raises UnknownBasis, listing the names, when there is none (a Mapping's `in` asks politely)."""
         if name not in self._made:
             self._made[name] = self._make(name)
+            for old in [made for made in self._made if ":" in made][:-KEPT_VARIANTS]:
+                del self._made[old]
         return self._made[name]
 
     def __contains__(self, name: object) -> bool:
