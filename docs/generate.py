@@ -19,8 +19,9 @@ def cli_page() -> str:
     from covector.cli.main import app, run
 
     parts = ["# Commands", "", "Generated from the program (`make docs`). From Python: [python.md](python.md)."]
-    names = [[c.name] for c in app.registered_commands if c.name]
-    for group in app.registered_groups:
+    whole = app()
+    names = [[c.name] for c in whole.registered_commands if c.name]
+    for group in whole.registered_groups:
         inner = group.typer_instance.registered_commands if group.typer_instance else []
         names += [[str(group.name)], *([str(group.name), c.name] for c in inner if c.name)]
     for words in ([], *sorted(names)):

@@ -27,6 +27,7 @@ DOORS = {
     "linalg/factorings.py": {"sklearn"},
     "linalg/half.py": {"torch"},
     "linalg/interval.py": {"scipy"},
+    "linalg/lapack.py": {"scipy"},
     "linalg/on_device.py": {"torch"},
     "linalg/svd.py": {"torch"},
     "model/activations.py": {"scipy"},

@@ -111,6 +111,28 @@ def test_results_do_not_pile_up_while_nobody_fetches_them(each):
     assert taken == list(range(20))
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_workers_that_join_a_cluster_are_given_work(cluster):
+    taken, most = [], 0
+    local = cluster.client.cluster
+
+    def told() -> Iterator[int]:
+        for n in range(20):
+            taken.append(n)
+            yield n
+
+    try:
+        for fetched, _ in enumerate(cluster.run(square, told())):
+            most = max(most, len(taken) - fetched)
+            if fetched == 2:
+                assert most == 4  # this one, two at work, one waiting
+                local.scale(4)
+                cluster.client.wait_for_workers(4, timeout=30)
+        assert most == 6
+    finally:
+        local.scale(2)
+
+
 def test_tasks_of_threads_run_at_the_same_time():
     """Two tasks that wait for each other end."""
     meeting = threading.Barrier(2, timeout=20)
@@ -205,6 +227,8 @@ def test_other_names_and_no_workers_are_refused():
         engine("gpu")
     with pytest.raises(BadRequest, match=r"expected --workers >= 1, got 0"):
         engine("threads", 0)
+    with pytest.raises(BadRequest, match=r"expected --workers with threads or processes, got it with dask://nobody:1"):
+        engine("dask://nobody:1", 2)
 
 
 def test_dask_that_is_not_installed_says_what_to_install(monkeypatch):

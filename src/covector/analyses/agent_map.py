@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from covector.analyses.agent_map_picture import panels
 from covector.analyses.agent_untrained import Untrained, said, untrained
@@ -22,6 +21,7 @@ from covector.analyses.locate_places import Chosen, Place, chosen, places
 from covector.axes import Float
 from covector.errors import BadRank, BadRequest, FrameUnavailable
 from covector.linalg import chance
+from covector.linalg.lapack import at_most_threads
 from covector.linalg.location import hyperplane
 from covector.linalg.svd import svd
 from covector.model.circuits import site_tensors
@@ -63,7 +63,7 @@ def directions(model: Model, sites: str, side: str, dyads: int) -> list[Directio
     made = []
     there = places(model, sites, side)
     for site in dict.fromkeys(p.site for p in there):
-        with threadpool_limits(limits=1 if model.spec.d_model < SMALL else None):
+        with at_most_threads(1 if model.spec.d_model < SMALL else None):
             found = svd(model.map(site))
         for place in (p for p in there if p.site == site):
             stream = found.U.T if place.side in ("read", "query") else found.Vh

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from covector.analyses.clock import Clock, Tell
 from covector.analyses.diff_lines import change_line
@@ -22,6 +21,7 @@ from covector.analyses.side import read_side
 from covector.errors import BadRequest
 from covector.linalg import chance
 from covector.linalg.change import ABOVE_NOISE, is_zero, rank_above_noise, relative_change
+from covector.linalg.lapack import at_most_threads
 from covector.linalg.maps import frobenius
 from covector.model.address import Site, named_sites
 from covector.model.bases import left
@@ -89,7 +89,7 @@ def diff(
     """
     _check(kinds, top, below, tested, draws, k)
     model = _changed(base, other)
-    with threadpool_limits(1):  # thin factors are slower on two threads than on one
+    with at_most_threads(1):  # thin factors are slower on two threads than on one
         rows = sorted(_changes(model, kinds), key=lambda row: -row.relative)
         moved = [row for row in rows if row.relative > 0]
         clock, tests = Clock(min(len(moved), tested), tell), []

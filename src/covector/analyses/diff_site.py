@@ -7,7 +7,6 @@ import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from covector.analyses.diff import BELOW, FEWEST_DRAWS, diff_stream, diff_words, held
 from covector.analyses.diff_measures import Changed, at_site
@@ -27,6 +26,7 @@ from covector.linalg.change import (
     relative_change,
 )
 from covector.linalg.change_null import RandomChanges
+from covector.linalg.lapack import at_most_threads
 from covector.linalg.maps import frobenius
 from covector.linalg.svd import SVD, svd
 from covector.model.change import ChangeModel, both
@@ -92,7 +92,7 @@ def diff_components(
     if is_zero(found.change):
         raise BadRequest(f"{site}: expected a place that changed, {old.name} and {new.name} are the same there")
     after = svd(found.other, top, stream_only=found.tables)
-    with threadpool_limits(1):  # thin factors are slower on two threads than on one
+    with at_most_threads(1):  # thin factors are slower on two threads than on one
         null = _null(found, top, draws, diff_stream(model, site, seed))
     shares = bands(found.old, found.change, top)
     columns = _columns(found, after, top, below, null)

@@ -9,11 +9,10 @@ Source: F13 of the theory; `docs/theory/location.md`, equations 1–11.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
 from covector.analyses.locate_picture import gain_by_depth
 from covector.analyses.locate_places import Chosen, Place, chosen, places
@@ -21,6 +20,7 @@ from covector.analyses.locate_words import next_command, not_says, says, title
 from covector.axes import Float
 from covector.errors import BadRequest, FrameUnavailable
 from covector.linalg import chance, location
+from covector.linalg.lapack import thread_pools
 from covector.linalg.location import BestCosine, Face, Moment
 from covector.linalg.location_null import Family, dealt, item_scores, null_scores, share_first
 from covector.linalg.maps import Factored
@@ -77,7 +77,7 @@ def locate(
     if view.frame.bias:
         raise FrameUnavailable("locate looks at maps of the stream without their constants; leave +bias out")
     labels, there = chosen(view, basis, concept, without), places(view, sites, side)
-    with _threads().limit(limits=1 if view.spec.d_model < SMALL else None):
+    with thread_pools().limit(limits=1 if view.spec.d_model < SMALL else None):
         found = _measured(view, there, labels, draws, seed)
         order = np.argsort(-np.nan_to_num(found.z, nan=-np.inf), kind="stable").tolist()
         columns, cosines = _columns(found, order, draws, seed)
@@ -209,19 +209,13 @@ def _faces(model: Model, there: tuple[Place, ...]) -> dict[Place, Face]:
     made: dict[Place, Face] = {}
     for site in dict.fromkeys(p.site for p in there):
         m = model.map(site)
-        with _threads().limit(limits=1 if isinstance(m, Factored) else None):
+        with thread_pools().limit(limits=1 if isinstance(m, Factored) else None):
             dyads = svd(m)
         for place in (p for p in there if p.site == site):
             rows = np.ascontiguousarray(dyads.U.T) if place.side in ("read", "query") else dyads.Vh
             if dyads.rank:
                 made[place] = Face(location.hyperplane(rows) if place.centred else rows, dyads.S)
     return {p: made[p] for p in there if p in made}
-
-
-@cache
-def _threads() -> ThreadpoolController:
-    """The BLAS of this process; finding it takes a hundred times as long as limiting it."""
-    return ThreadpoolController()
 
 
 def _columns(found: _Found, order: list[int], draws: int, seed: int) -> tuple[list[Column], dict[str, Any]]:

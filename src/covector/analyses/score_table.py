@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from covector.analyses.labels import Labelled, Labeller, labelled, nulls_needed, tokens_themselves
 from covector.analyses.score import (
@@ -36,6 +35,7 @@ from covector.io.atlas import Atlas
 from covector.linalg.chance.laws import Hyperplane
 from covector.linalg.chance.lists import basis_lists
 from covector.linalg.dictionary import Dictionary
+from covector.linalg.lapack import at_most_threads
 from covector.model.opened import Model
 from covector.render import Scatter, Table
 
@@ -71,7 +71,7 @@ def score_table(
     """
     if rank < 1 or draws < 100:
         raise BadRequest(f"expected rank >= 1 and draws >= 100, got rank = {rank}, draws = {draws}")
-    with threadpool_limits(1):  # as an atlas is made, to the last bit; on thin products more threads are slower
+    with at_most_threads(1):  # as an atlas is made, to the last bit; on thin products more threads are slower
         every, family = _sides(model, where, atlas, rank, seed)
         sides = _judgeable(model, every)
         _check_draws(sum(len(side.shown) for side in sides), draws)

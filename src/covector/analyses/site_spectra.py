@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
 from covector.axes import Float
 from covector.errors import BadRequest
+from covector.linalg.lapack import thread_pools
 from covector.linalg.maps import Factored, Map
 from covector.linalg.values import singular_values
 from covector.model.address import Site, named_sites, sites
@@ -80,7 +80,7 @@ def site_spectra(model: Model, chosen: Sequence[Site]) -> list[SiteSpectrum]:
 
     Key/value maps that several heads share are counted once. Raises BadSite, BadRequest (weights that are not finite).
     """
-    found, pools = [], ThreadpoolController()
+    found, pools = [], thread_pools()
     for site in chosen:
         m = model.map(site)
         shape, inner = _shape(model, site, m), m.A.shape[1] if isinstance(m, Factored) else None

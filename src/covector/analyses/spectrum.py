@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from covector.analyses.site_spectra import SiteSpectrum, chosen_sites, site_spectra
 from covector.analyses.spectrum_jumps import Group, Jump, grouped, jumps, z_columns
@@ -23,6 +22,7 @@ from covector.analyses.spectrum_picture import VIEWS, spectrum_picture
 from covector.errors import BadRequest, FrameUnavailable
 from covector.linalg import chance
 from covector.linalg.chance import random_matrix as noise
+from covector.linalg.lapack import at_most_threads
 from covector.linalg.spectra import power_law, sizes
 from covector.model.circuits import cautions, site_tensors
 from covector.model.frames import check_available
@@ -94,7 +94,7 @@ def _table(
     if not records:
         raise BadRequest("expected at least one spectrum, none is left; name other kinds")
     groups = grouped(records)
-    with threadpool_limits(limits=1, user_api="blas"):  # small matrices, many of them: one thread is faster
+    with at_most_threads(1):  # small matrices, many of them: one thread is faster
         nulls = {g.key: noise.spectrum_null(*g.key, draws=draws, seed=seed) for g in groups}
     found = jumps(groups, LEVEL, seed)
     rows = [_measured(r, nulls[g.key]) for g in groups for r in g.records]

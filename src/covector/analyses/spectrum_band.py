@@ -8,12 +8,12 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from covector.analyses.site_spectra import PRODUCTS
 from covector.axes import Float
 from covector.io.atlas import Atlas
 from covector.linalg.chance.random_matrix import norm_band, spectrum_null
+from covector.linalg.lapack import at_most_threads
 
 # The edges of a band are known to 6 % of its width from so many draws; a picture shows no more.
 DRAWS = 200
@@ -32,7 +32,7 @@ def spectrum_bands(atlas: Atlas, *, draws: int = DRAWS, seed: int = 0) -> list[F
     band is the limit law's (it holds 97 % of noise at 300 × 1200, 94 % at 500 × 600, to 2 %).
     """
     centred = _centred(atlas)
-    with threadpool_limits(limits=1, user_api="blas"):  # small matrices, many of them: one thread is faster
+    with at_most_threads(1):  # small matrices, many of them: one thread is faster
         return [
             _band(np.array(r["sigma"], dtype=np.float64), _unit_band(_shape(r, centred), draws, seed))
             for r in atlas.sized_sites

@@ -16,8 +16,6 @@ from heapq import heapify, heapreplace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from threadpoolctl import threadpool_limits
-
 from covector.atlas.assemble import assemble
 from covector.atlas.budget import TORCH_BYTES, fitting_workers
 from covector.atlas.decompose import decompose
@@ -31,6 +29,7 @@ from covector.io.atlas import MANIFEST, Atlas, check_digests, read_manifest, tol
 from covector.io.atlas_check import clipped, with_defaults
 from covector.io.atlas_parts import FOLDER, Part, write_part
 from covector.linalg.half import only_float32
+from covector.linalg.lapack import at_most_threads
 from covector.linalg.on_device import card, products_on
 from covector.model.opened import Model
 from covector.render.plain import plain
@@ -185,7 +184,7 @@ def _preload(model: Model, plan: tuple[Unit, ...], options: Options) -> None:
         basis = against.of(model)
         _ = basis.vectors, basis.norms, basis.usable
         if options.scores:
-            with threadpool_limits(1):  # as in the workers: the bits of an atlas do not depend on the engine
+            with at_most_threads(1):  # as in the workers: the bits of an atlas do not depend on the engine
                 against.judges(model)
 
 

@@ -6,9 +6,11 @@ from typing import Annotated
 
 import typer
 
+from covector.cli.observe import observe
 from covector.cli.options import Bos, Json, Layout, ModelRef, Out, Plot, Quiet, RunDevice, Seed, Strict
 
 
+@observe.command("ioi")
 def ioi(
     model: ModelRef,
     show: Annotated[

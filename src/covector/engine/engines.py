@@ -15,9 +15,8 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from threadpoolctl import threadpool_limits
-
 from covector.errors import BadRequest, MissingExtra, WorkerLost
+from covector.linalg.lapack import at_most_threads
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -60,7 +59,7 @@ class Threads:
 
     def run(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[tuple[Task, Result]]:
         """See `Engine.run`."""
-        with threadpool_limits(1):
+        with at_most_threads(1):
             yield from _in_pool(ThreadPoolExecutor(self.workers), self.workers, function, tasks)
 
 
@@ -132,21 +131,20 @@ class Dask:
         waiting, of = iter(tasks), dict[Any, tuple[Any, Task]]()
         arriving = as_completed()
 
-        def submit(most: int) -> None:
-            for task in waiting:
+        def submit() -> None:
+            most = self.workers + 1  # of those who are there now: some may have joined
+            while len(of) < most and (task := next(waiting, _NONE)) is not _NONE:
                 future = self.client.submit(_limited, function, task, pure=False)
                 of[future.key] = (future, task)
                 arriving.add(future)
-                if len(of) >= most:
-                    return
 
         try:
-            submit(self.workers + 1)
+            submit()
             for future in arriving:
                 result = future.result()
                 _, task = of.pop(future.key)
                 future.release()  # the cluster may forget it
-                submit(len(of) + 1)
+                submit()
                 yield task, result
         except KilledWorker as error:
             raise WorkerLost(
@@ -161,7 +159,7 @@ def engine(text: str, workers: int | None = None) -> Engine:
     """The engine that `text` names: ``threads``, ``processes``, or ``dask://host:port``.
 
     `workers` defaults to the number of cores this process may use; a cluster has its own. Raises BadRequest for another
-    name or fewer than one worker, MissingExtra for Dask where it is not installed.
+    name, for fewer than one worker or workers of a cluster, MissingExtra for Dask where it is not installed.
     """
     if workers is not None and workers < 1:
         raise BadRequest(f"expected --workers >= 1, got {workers}; leave it out for one per core")
@@ -171,6 +169,8 @@ def engine(text: str, workers: int | None = None) -> Engine:
     if text == "processes":
         return Processes(count)
     if text.startswith("dask://"):
+        if workers is not None:
+            raise BadRequest(f"expected --workers with threads or processes, got it with {text}: a cluster has its own")
         return Dask("tcp://" + text.removeprefix("dask://"))
     raise BadRequest(f"expected --engine threads, processes or dask://host:port, got '{text}'")
 
@@ -207,7 +207,7 @@ _NONE: Any = object()
 
 def _limited(function: Callable[[Task], Result], task: Task) -> Result:
     """One task on a cluster's worker; the limit stays, since other tasks run beside this one."""
-    threadpool_limits(1)
+    at_most_threads(1)
     return function(task)
 
 

@@ -10,10 +10,10 @@ of a 1024 x 4096 matrix this is 1.9 times faster (one thread, scipy's gesdd) and
 """
 
 import numpy as np
-from scipy.linalg import eigh, get_lapack_funcs
 
 from covector.axes import Float
 from covector.linalg.dyads import Dyads, is_absolute, numerical_rank
+from covector.linalg.lapack import lapack, scipy_linalg
 from covector.linalg.maps import row_tiles
 
 # σ/σ₁ down to which vectors of the long side are made by one product: eps/t² = 2e-12 keeps them orthonormal to 1e-11.
@@ -30,8 +30,6 @@ UNSEEN = 1e-14
 
 # Fewest rows per step of `_triangle`; tiles of fewer rows than R has would mostly repeat the work on R.
 TRIANGLE_ROWS = 1024
-
-_qr, _qr_work, _svd, _svd_work = get_lapack_funcs(("geqrf", "geqrf_lwork", "gesdd", "gesdd_lwork"), dtype=np.float64)
 
 
 def dense_dyads(W: Float[np.ndarray, "n m"], rank: int, short_only: bool = False) -> Dyads:
@@ -70,7 +68,7 @@ def _leading(W: np.ndarray, gram: np.ndarray, rank: int, short_only: bool) -> Dy
     All values are found: how the last of these dyads stands to those beyond must not depend on how many were asked for.
     """
     size = gram.shape[0]
-    squares, V = eigh(gram, subset_by_index=[size - rank, size - 1], driver="evr", check_finite=False)
+    squares, V = scipy_linalg().eigh(gram, subset_by_index=[size - rank, size - 1], driver="evr", check_finite=False)
     S, V = np.sqrt(np.maximum(squares[::-1], 0.0)), V[:, ::-1]
     if S[rank - 1] < STRONG * S[0]:
         return None
@@ -82,7 +80,7 @@ def _leading(W: np.ndarray, gram: np.ndarray, rank: int, short_only: bool) -> Dy
 
 def _by_gram(W: np.ndarray, gram: np.ndarray, short_only: bool) -> Dyads | None:
     """All dyads from all vectors of the Gram, which is overwritten by them; None where most are too weak for it."""
-    squares, V = eigh(gram.T, overwrite_a=True, driver="evd", check_finite=False)
+    squares, V = scipy_linalg().eigh(gram.T, overwrite_a=True, driver="evd", check_finite=False)
     V = V[:, ::-1]
     S = np.sqrt(np.maximum(squares[::-1], 0.0))
     strong = int(np.count_nonzero(S / S[0] >= STRONG))
@@ -130,13 +128,14 @@ def _triangle(W: np.ndarray, X: np.ndarray | None) -> Float[np.ndarray, "r r"]:
     width = W.shape[1] if X is None else X.shape[1]
     step = min(W.shape[0], max(TRIANGLE_ROWS, width))
     stacked = np.zeros((width + step, width), order="F")
-    work = int(_qr_work(*stacked.shape)[0])
+    qr, qr_work = lapack("geqrf", "geqrf_lwork")
+    work = int(qr_work(*stacked.shape)[0])
     for start in range(0, W.shape[0], step):
         tile = W[start : start + step]
         end = width + len(tile)
         stacked[width:end] = tile if X is None else tile.astype(np.float64, copy=False) @ X
         stacked[end:] = 0.0
-        _checked(_qr(stacked, lwork=work, overwrite_a=True)[-1], "QR")
+        _checked(qr(stacked, lwork=work, overwrite_a=True)[-1], "QR")
         for column in range(width):  # below R LAPACK keeps its reflectors
             stacked[column + 1 : width, column] = 0.0
     return np.asfortranarray(stacked[:width])
@@ -144,8 +143,9 @@ def _triangle(W: np.ndarray, X: np.ndarray | None) -> Float[np.ndarray, "r r"]:
 
 def _right_vectors(R: np.ndarray) -> tuple[Float[np.ndarray, " r"], Float[np.ndarray, "r r"]]:
     """Singular values of a triangle and its right vectors as rows; R is overwritten."""
-    work = int(_svd_work(*R.shape, compute_uv=True, full_matrices=False)[0])
-    _, S, Vh, info = _svd(R, lwork=work, full_matrices=False, overwrite_a=True)
+    gesdd, gesdd_work = lapack("gesdd", "gesdd_lwork")
+    work = int(gesdd_work(*R.shape, compute_uv=True, full_matrices=False)[0])
+    _, S, Vh, info = gesdd(R, lwork=work, full_matrices=False, overwrite_a=True)
     _checked(info, "SVD")
     return S, Vh
 

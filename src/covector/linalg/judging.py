@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from scipy.linalg import eigh
 
 from covector.axes import Float, Int
+from covector.linalg.lapack import scipy_linalg
 
 # Rows per step of a pass over the table: 2048 of d = 4096 in float64 are 64 MB.
 ROWS = 2048
@@ -186,7 +186,7 @@ def judging(vectors: Float[np.ndarray, "n d"], scale: Float[np.ndarray, " n"], m
     if measure == "centred":
         return view
     # LAPACK works where the covariance lies: with its work space the largest arrays here.
-    values, axes = eigh(view.moment(), overwrite_a=True, check_finite=False, driver="evd")
+    values, axes = scipy_linalg().eigh(view.moment(), overwrite_a=True, check_finite=False, driver="evd")
     shrunk = (number * np.maximum(values, 0.0) + d * values.mean()) / (number + d)
     return replace(view, axes=axes, root=np.sqrt(shrunk))
 

@@ -19,13 +19,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.linalg import get_lapack_funcs
-from scipy.linalg import qr as householder_qr
 
 from covector.axes import Bool, Float
 from covector.linalg.dyads import BACKWARD_ERROR, EPS, RELATIVE_ACCURACY, Dyads, is_absolute, numerical_rank
-
-_cholesky, _invert_triangle, _jacobi = get_lapack_funcs(("potrf", "trtri", "gejsv"), dtype=np.float64)
+from covector.linalg.lapack import lapack, scipy_linalg
+from covector.linalg.triangular import inverses_of_lower
 
 # Largest κ_F(scaled factor)²·eps for which Cholesky of the Gram is used: 25 times below where orthogonality of the
 # vectors was measured to reach 1e-11 (κ_F²·eps = 5e-9).
@@ -177,19 +175,26 @@ def _gram_factors(grams: Float[np.ndarray, "h r r"]) -> _GramFactors:
     good = (squares.min(axis=1) > SAFE_SQUARES[0]) & (trace < SAFE_SQUARES[1])
     scale = np.sqrt(squares)
     scaled = grams / (scale[:, :, None] * scale[:, None])
-    lower, inverse = np.zeros(grams.shape).mT, np.zeros(grams.shape).mT  # columns together, as LAPACK has them
-    for i in np.flatnonzero(good):
-        lower[i], failed = _cholesky(scaled[i], lower=1, clean=1)
-        if not failed:
-            inverse[i], failed = _invert_triangle(lower[i], lower=1)
-        good[i] = not failed
-    # κ_F = ‖L‖_F‖L⁻¹‖_F bounds κ₂ from above; ‖L‖_F² = r since its rows have length one.
-    good &= grams.shape[1] * _squares(inverse.mT) * EPS <= GUARD
+    scaled[~good] = 0.0
+    lower = _cholesky_of_each(scaled)
+    inverse = inverses_of_lower(lower)
+    # κ_F = ‖L‖_F‖L⁻¹‖_F bounds κ₂ from above; ‖L‖_F² = r since its rows have length one. Where there is no L it is NaN.
+    good &= grams.shape[1] * _squares(inverse) * EPS <= GUARD
     # ‖G⁴‖_F^(1/4) >= ‖G‖₂ and at most r^(1/8) above it: a spectral norm for two small products instead of an SVD.
     powers = grams / trace[:, None, None]
     powers = powers @ powers
     powers = powers @ powers
     return _GramFactors(good, scale, lower, inverse, np.sqrt(trace), np.sqrt(trace * _squares(powers) ** 0.125))
+
+
+def _cholesky_of_each(grams: Float[np.ndarray, "h r r"]) -> Float[np.ndarray, "h r r"]:
+    """Cholesky factor of every Gram; zeros for one that is not positive definite."""
+    try:
+        return np.linalg.cholesky(grams)
+    except np.linalg.LinAlgError:
+        if len(grams) == 1:
+            return np.zeros(grams.shape)
+    return np.concatenate([_cholesky_of_each(grams[i : i + 1]) for i in range(len(grams))])
 
 
 def _squares(matrices: Float[np.ndarray, "h r r"]) -> Float[np.ndarray, " h"]:
@@ -207,7 +212,7 @@ def by_jacobi(A: Float[np.ndarray, "n r"], B: Float[np.ndarray, "r m"]) -> tuple
     if not alive.any():
         return _nothing(n, m, a.shape[1])
     a, b, lengths = a[:, alive], b[alive], lengths[alive]
-    pivoted: Any = householder_qr((lengths[:, None] * b).T, mode="economic", pivoting=True)
+    pivoted: Any = scipy_linalg().qr((lengths[:, None] * b).T, mode="economic", pivoting=True)
     Qb, Rb, order = pivoted
     Qa, Ra = np.linalg.qr((a / lengths)[:, order])
     left_small, S, right_small = _jacobi_svd(Ra @ Rb.T)
@@ -260,7 +265,8 @@ def _jacobi_svd(core: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return Vh.T, S, U.T
     # joba 0: high relative accuracy for graded columns; jobu, jobv 0: thin U and V; jobr 1: guard against overflow;
     # jobt, jobp 0: no transposing and no perturbing on its own account.
-    S, U, V, work, _, failed = _jacobi(core, joba=0, jobu=0, jobv=0, jobr=1, jobt=0, jobp=0)
+    (jacobi,) = lapack("gejsv")
+    S, U, V, work, _, failed = jacobi(core, joba=0, jobu=0, jobv=0, jobr=1, jobt=0, jobp=0)
     if failed:
         # Jacobi did not converge. The usual routine is right to eps·‖core‖ only, which marks what needs more.
         return np.linalg.svd(core, full_matrices=False)

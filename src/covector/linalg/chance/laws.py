@@ -10,12 +10,12 @@ passes them, and the second moment of those is the covariance.
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import eigh
 
 from covector.axes import Float
 from covector.errors import BadRequest, SpaceMismatch
 from covector.linalg.chance.haar import unit_rows
 from covector.linalg.chance.streams import Seed, generator
+from covector.linalg.lapack import scipy_linalg
 from covector.linalg.norms import without_mean
 
 # Rows of a dictionary per step of the Gram sum: 8192 rows of 768 in float64 are 50 MB.
@@ -89,7 +89,7 @@ def root_of_moment(moment: Float[np.ndarray, "d d"]) -> Float[np.ndarray, "d d"]
     LAPACK works where the moment lies: it is the largest array here, and its work space is two more. Negative
     eigenvalues count as the rounding that they are.
     """
-    values, columns = eigh(moment, overwrite_a=True, check_finite=False, driver="evd")
+    values, columns = scipy_linalg().eigh(moment, overwrite_a=True, check_finite=False, driver="evd")
     columns *= np.sqrt(np.maximum(values, 0.0))
     return columns.T
 
