@@ -102,7 +102,7 @@ def test_no_product_is_large_enough_for_blas_to_start_threads_of_its_own(
     sizes, matmul = [], np.matmul
 
     def spied(a: np.ndarray, b: np.ndarray, **named: np.ndarray) -> np.ndarray:
-        sizes.append((a.shape[0], a.size * b.shape[1]))
+        sizes.append((a.shape[-2], a.shape[-2] * a.shape[-1] * b.shape[-1]))  # a stack is a product after another
         return matmul(a, b, **named)
 
     rows, queries = unit_rows(3000, 1024).astype(dtype), np.random.default_rng(1).standard_normal((k, 1024))

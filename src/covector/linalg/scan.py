@@ -12,8 +12,8 @@ import numpy as np
 
 from covector.axes import Float
 
-# Rows widened at a time: half of them in float32 are 1 MB. Smaller blocks spend their time between threads, larger ones
-# leave the cache and make the products use threads of their own.
+# Rows widened at a time: halves of one parity are 1 MB in float32. Smaller blocks spend their time between threads,
+# larger ones leave the cache and make the products use threads of their own.
 BLOCK_BYTES = 2**21
 # Multiplications per call of a product: beyond this OpenBLAS starts threads of its own in every one of ours, and they
 # wait for each other (forty times slower with four queries on two cores).
@@ -52,22 +52,21 @@ class _Halves:
     def __init__(self, rows: np.ndarray, queries: np.ndarray, out: np.ndarray) -> None:
         self.pairs, self.out = rows.view(np.int32), out
         scaled = queries.T.astype(np.float32) * _LACKING
-        self.even, self.odd = (np.ascontiguousarray(scaled[first::2]) for first in (0, 1))
+        self.wanted = np.stack([scaled[0::2], scaled[1::2]])
 
     def __call__(self, starts: range, block: int) -> None:
-        bits = np.empty((block, self.pairs.shape[1]), np.int32)
-        also = np.empty((block, self.out.shape[1]), np.float32)
+        # The two halves side by side: fewer calls are fewer moments in which one thread waits for another.
+        bits = np.empty((2, block, self.pairs.shape[1]), np.int32)
+        sums = np.empty((2, block, self.out.shape[1]), np.float32)
         for start in starts:
             pair = self.pairs[start : start + block]
-            some, out = bits[: len(pair)], self.out[start : start + len(pair)]
-            np.right_shift(pair, 3, out=some)
-            np.bitwise_and(some, _BITS, out=some)
-            _multiplied(some.view(np.float32), self.odd, out)
-            np.left_shift(pair, 16, out=some)
-            np.right_shift(some, 3, out=some)
-            np.bitwise_and(some, _BITS, out=some)
-            _multiplied(some.view(np.float32), self.even, also[: len(pair)])
-            out += also[: len(pair)]
+            both, added = bits[:, : len(pair)], sums[:, : len(pair)]
+            np.right_shift(pair, 3, out=both[1])
+            np.left_shift(pair, 16, out=both[0])
+            np.right_shift(both[0], 3, out=both[0])
+            np.bitwise_and(both, _BITS, out=both)
+            _multiplied(both.view(np.float32), self.wanted, added)
+            np.add(added[0], added[1], out=self.out[start : start + len(pair)])
 
 
 class _Wide:
@@ -84,6 +83,7 @@ class _Wide:
 
 def _multiplied(rows: np.ndarray, queries: np.ndarray, out: np.ndarray) -> None:
     """``rows @ queries`` into `out`, in calls that stay on the thread that makes them."""
-    step = max(1, QUIET // max(1, queries.size))
-    for start in range(0, len(rows), step):
-        np.matmul(rows[start : start + step], queries, out=out[start : start + step])
+    step = max(1, QUIET // max(1, queries.shape[-2] * queries.shape[-1]))
+    for start in range(0, rows.shape[-2], step):
+        part = np.s_[..., start : start + step, :]
+        np.matmul(rows[part], queries, out=out[part])
