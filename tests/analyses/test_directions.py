@@ -10,9 +10,12 @@ import pytest
 
 import covector
 from changed_atlas import with_columns
+from covector.analyses.direction_lines import direction_line
 from covector.analyses.look_first import OF_ONE_PLACE
 from covector.atlas.plan import Options
 from covector.errors import BadRequest
+from covector.render.labels import cell_len, shown
+from covector.render.number import probability
 
 Row = dict[str, Any]
 
@@ -94,8 +97,11 @@ def test_the_number_that_calls_a_direction_interpretable_stands_on_the_screen(at
     out = io.StringIO()
     table = covector.directions(atlas, flag="interpretable", top=5)
     table.show(file=out)
-    header = next(line for line in out.getvalue().splitlines() if line.startswith("place"))
-    assert "q_coherence" in header
+    for row in table.rows:
+        line = next(
+            line for line in out.getvalue().splitlines() if line.startswith((row["place"] + " ", row["place"] + "~"))
+        )
+        assert f"list {probability(row['q_coherence'])}" in line
     assert "q_coherence" in table.says
     assert max(map(len, out.getvalue().splitlines()[:-1])) <= 120
 
@@ -161,3 +167,24 @@ def test_where_nothing_is_near_nothing_is_named(atlas: covector.Atlas, monkeypat
     table = covector.look_first(opened)
     assert len(table) == 0
     assert table.says.startswith("No direction inside a layer is nearer")
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_line_fits_and_says_what_the_row_says(atlas: covector.Atlas, width: int) -> None:
+    table = covector.directions(atlas, top=40)
+    called = 0
+    for row in table.rows:
+        line = direction_line(row, width)
+        assert cell_len(line) <= width
+        assert line.startswith(row["place"])
+        if width < 120:
+            continue
+        assert f"ζ {row['zeta']:+5.1f}" in line
+        flags = row["called"].split()
+        assert ("SVD-specific" in line) == ("svd_specific" in flags)
+        assert ("interpretable" in line) == ("interpretable" in flags and "svd_specific" not in flags)
+        assert (row["place"] + "~" in line) == ("noisy" in flags)
+        near = line.split(" | ", 1)[1]
+        assert near.startswith(f"{'+' if row['zeta'] > 0 else '−'} {shown(row['label'])}"[:9])
+        called += bool(flags)
+    assert width < 120 or called

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from covector.analyses.direction_lines import direction_line
 from covector.axes import Bool, Float, Int
 from covector.errors import BadRequest
 from covector.io.atlas import Atlas
@@ -69,6 +70,7 @@ def directions(
         not_says="Filters choose by what is looked at: p and q are of the whole atlas and are not corrected for the "
         "choice. A direction near a label need not be used.",
         next=like_first(atlas, first),
+        lines=direction_line,
         key=("place", "side"),
     )  # fmt: skip
 
