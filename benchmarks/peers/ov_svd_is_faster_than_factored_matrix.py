@@ -33,7 +33,7 @@ from covector.linalg.maps import Factored, Space
 from covector.linalg.product_svd import by_grams
 from covector.linalg.svd import SVD, svds
 
-D_MODEL, D_HEAD, HEADS, PAIRS, CHECKED = 1024, 64, 24, 9, 3
+D_MODEL, D_HEAD, HEADS, PAIRS, CHECKED = 1024, 64, 24, 31, 3
 AT_LEAST, TARGET, EXACT = 2.3, 2.7, 1e-11
 BY_THE_CLOCK, CLOCK_TARGET = 3.0, 4.0
 # Condition of one factor, assumed; the product's is then about 100. From about 1000 on the slower route is taken.

@@ -23,6 +23,7 @@ from covector.linalg.dictionary import FIRST, LATER
 from covector.linalg.grouped import GROUPS
 from covector.linalg.maps import TILE_ENTRIES
 from covector.linalg.stability import BEYOND, NOISE_ROWS
+from covector.linalg.svd import at_a_time
 from covector.linalg.topk import BUFFER_BYTES, SLACK
 from covector.model.address import Site
 from covector.model.circuits import site_tensors
@@ -205,9 +206,10 @@ def _run_bytes(model: Model, sites: tuple[Site, ...], options: Options) -> int:
             judged = max(judged, moved, _listed_bytes(vocabulary, rows, spec.d_model, itemsize))
         return max(lists + work, found + lists + judged)
     vector = 8 * spec.d_model * shape[-1]
-    # Both sides as found and in rows, and the factors in double of the one that is being decomposed; then those that
-    # one basis is for once more, one below the other.
+    # Both sides as found, beside the factors in double of those that are decomposed together; then one side, or both
+    # where lists are judged, in rows. Last those that one basis is for once more, one below the other.
     decomposed = (4 if options.scores else 3) * len(sites) * vector + 8 * vector
+    decomposed = max(decomposed, 2 * (len(sites) + min(len(sites), at_a_time(vector // 4))) * vector + 8 * vector)
     rows = len(sites) * shape[-1] * (2 if sites[0].kind == "qk" or len(bases_of(model)) == 1 else 1)
     subspaces = 8 * vocabulary * 2 * len(sites)
     block = _block_bytes(vocabulary, rows, spec.d_model, options.k, itemsize)

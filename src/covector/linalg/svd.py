@@ -27,9 +27,9 @@ from covector.linalg.storage_noise import StorageNoise, noise_of_matrix, noise_o
 if TYPE_CHECKING:
     import torch
 
-# Entries of the factors that are decomposed together: 8 MB in float64, eight heads of gpt2-medium. With fewer the calls
-# cost more, with more nothing is gained.
-TOGETHER = 2**20
+# Entries of the factors that are decomposed together: 16 MB in float64, sixteen heads of gpt2-medium. With half of that
+# the calls of two threads cost a twelfth more, with more nothing is gained.
+TOGETHER = 2**21
 
 # glibc hands freed blocks back to the system, which then has to find and clear every page again (up to half of the time
 # of a head), until it has seen a larger block freed: from then on it keeps what is smaller. This is that block, never
@@ -142,6 +142,11 @@ def svds(maps: Sequence[Factored]) -> list[SVD]:
     return found
 
 
+def at_a_time(entries: int) -> int:
+    """How many products whose factors have so many entries are decomposed together."""
+    return max(1, TOGETHER // max(1, entries))
+
+
 def _alike(m: Factored) -> tuple[object, ...]:
     """What maps must share to be decomposed together."""
     return m.A.shape, m.B.shape, is_turned(m.A), is_turned(m.B), m.reads, m.writes
@@ -150,7 +155,7 @@ def _alike(m: Factored) -> tuple[object, ...]:
 def _of_alike(maps: Sequence[Factored]) -> list[SVD]:
     (n, r), width = maps[0].A.shape, maps[0].B.shape[1]
     U, Vh = np.empty((len(maps), n, r)), np.empty((len(maps), r, width))
-    step = max(1, TOGETHER // (r * (n + width)))
+    step = at_a_time(r * (n + width))
     parts = [slice(start, start + step) for start in range(0, len(maps), step)]
     return [found for part in parts for found in _of_factors(maps[part], min(n, width), (U[part], Vh[part]))]
 
