@@ -38,6 +38,7 @@ def test_conditions_run_from_the_square_of_the_embeddings_to_one(steep):
     dictionary = model.bases.dictionary("token_in")
     wanted = np.linalg.cond(dictionary.units[dictionary.keep])
     conditions = np.asarray(table["condition"])
+    assert f"Condition number of E: {wanted:.3g} (squared, {conditions[0]:.3g}: the column at λ = 0)" in table.says
     assert table.meta["condition"] == pytest.approx(wanted, rel=1e-6)
     assert conditions[0] == pytest.approx(wanted**2, rel=1e-6)
     assert conditions[-1] == 1
