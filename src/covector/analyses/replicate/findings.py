@@ -146,7 +146,10 @@ def either_pole(asked: Asked) -> list[Finding]:
     both = clustered_share(np.asarray(hits.all(axis=1)), unit)
     chance = both_null.high  # the share itself is known from random directions only
     why = f"coherent at the + pole {of_share(shares[0].value)}, at the − pole {of_share(shares[1].value)}"
-    together = f"{int(hits.all(axis=1).sum())} of {len(hits)}; of random directions {of_share(both_null.value)}"
+    together = (
+        f"{int(hits.all(axis=1).sum())} of {len(hits)}; of random directions {of_share(both_null.value)}, whose "
+        f"interval ends at {of_share(chance)}: the level that it is held against"
+    )
     return [
         Finding(
             "C.i",

@@ -153,7 +153,8 @@ def _says(
     first = min(steps, key=lambda s: s.ridge)
     said = f"Condition number of E: {condition:.3g}"
     if first.ridge == 0:
-        said += f" (squared, {condition**2:.3g}: the column at λ = 0), so its pseudo-inverse moves {100 * first.weak:.0f} % of what is read to the weaker half of E"
+        said += f" (squared, {condition**2:.3g}: the column at λ = 0), so its pseudo-inverse moves "
+        said += f"{100 * first.weak:.0f} % of what is read to the weaker half of E"
         said += f" (transpose {100 * last.weak:.0f} %, even spread 50 %)"
     said += f". Lists themselves are {'less' if first.coherence < last.coherence else 'more'} alike there: coherence "
     said += f"{first.coherence:.3f} ({first.null:.3f} by chance), transposed {last.coherence:.3f} ({last.null:.3f})"
