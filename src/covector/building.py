@@ -106,7 +106,7 @@ def said(atlas: Atlas) -> str:
     told = atlas.columns("coherence", "interpretable", "aligned", "p_coherence_svd", "q_dir", "basis")
     kinds = {str(basis).rpartition("_")[0] for basis in told["basis"]}
     near, label = int((told["q_dir"] < 0.05).sum()), "token" if kinds == {"token"} else "label"
-    lines = [f"{near:,} of {len(atlas):,} directions lie closer to a {label} than chance (q < .05)."]
+    lines = [f"{near:,} of {len(atlas):,} directions lie closer to a {label} than random ones (q < .05)."]
     judged = np.isfinite(told["coherence"])
     if not judged.any():
         lines.append(f"No list could be judged: that takes {FEWEST} {label}s, here are fewer.")
@@ -119,7 +119,7 @@ def said(atlas: Atlas) -> str:
     if np.isfinite(within).any() and np.nanmedian(within) >= ALIKE:
         lines.append("Rotated bases of these heads score like their singular vectors: what is found is the subspace's.")
     if aligned:
-        lines.append(f"{aligned} more are themselves what their lists share, which the rule cannot judge.")
+        lines.append(f"Of the others {aligned} are themselves what their lists share, which the rule cannot judge.")
     return "\n".join(lines) + "\n"
 
 

@@ -101,16 +101,31 @@ def test_the_number_that_calls_a_direction_interpretable_stands_on_the_screen(at
         line = next(
             line for line in out.getvalue().splitlines() if line.startswith((row["place"] + " ", row["place"] + "~"))
         )
-        assert f"list {probability(row['q_coherence'])}" in line
+        assert f"list {row['judged']} {probability(row['q_coherence'])}" in line
     assert "q_coherence" in table.says
     assert max(map(len, out.getvalue().splitlines()[:-1])) <= 120
 
 
 def test_the_next_command_is_more_like_the_first(atlas: covector.Atlas) -> None:
     for table in (covector.directions(atlas, sort="sigma", top=4), covector.look_first(atlas, 4)):
-        row = table.rows[0]
+        row = next(
+            row for row in table.rows if not row["place"].startswith(("embed", "pos"))
+        )  # a search leaves them out
         assert table.next == f"covector search {atlas.folder} --like {row['place']}.{row['side']}"
+    alone = covector.directions(atlas, kinds=["embed"], top=1)
+    assert alone.next.endswith(f"--like {alone.rows[0]['place']}.write")
     assert covector.directions(atlas, labels="no such label").next == ""
+
+
+def test_the_sentence_counts_embeddings_and_what_the_covariance_leaves(atlas: covector.Atlas) -> None:
+    told = atlas.columns("q_dir", "p_cov", "kind")
+    near = told["q_dir"] < 0.05
+    said = covector.directions(atlas).says
+    assert f"{near.sum()} of them lie closer to a label than random directions" in said
+    assert f"{(near & (told['p_cov'] < 0.05)).sum()} of these also than ones of the labels' own covariance" in said
+    outside = near & np.isin(told["kind"], ["embed", "pos"])
+    assert f"; {outside.sum()} are of an embedding" in said
+    assert "embedding" not in covector.directions(atlas, kinds=["ov"]).says
 
 
 def test_the_first_are_the_first_of_all(atlas: covector.Atlas) -> None:
@@ -175,7 +190,7 @@ def test_a_line_fits_and_says_what_the_row_says(atlas: covector.Atlas, width: in
     called = 0
     for row in table.rows:
         line = direction_line(row, width)
-        assert cell_len(line) <= width
+        assert max(map(cell_len, line.splitlines())) <= width
         assert line.startswith(row["place"])
         if width < 120:
             continue
@@ -184,7 +199,12 @@ def test_a_line_fits_and_says_what_the_row_says(atlas: covector.Atlas, width: in
         assert ("SVD-specific" in line) == ("svd_specific" in flags)
         assert ("interpretable" in line) == ("interpretable" in flags and "svd_specific" not in flags)
         assert (row["place"] + "~" in line) == ("noisy" in flags)
-        near = line.split(" | ", 1)[1]
-        assert near.startswith(f"{'+' if row['zeta'] > 0 else '−'} {shown(row['label'])}"[:9])
+        verdict = "interpretable" in flags or "aligned" in flags
+        assert (row["place"] + "~" in line) == ("noisy" in flags)
+        first = line.split(" | ", 1)[1]
+        if not verdict:  # the nearest label's pole
+            assert first.startswith(f"{'+' if row['zeta'] > 0 else '−'} {shown(row['label'])}"[:9])
+        elif row["judged"] is not None:  # the pole that the verdict is about
+            assert first.startswith(row["judged"])
         called += bool(flags)
     assert width < 120 or called

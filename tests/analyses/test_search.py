@@ -544,7 +544,7 @@ def test_a_search_prints_one_line_per_direction_within_120_columns(
     out = lines(capsys, str(demo), "' she' - ' he'", "--top", "7")
     assert sum(bool(re.search(r" cos .* FWER .* effect [+-]\S+× *\|", line)) for line in out) == 7
     assert max(map(len, out)) <= 120
-    assert "τ 0.370 (5 % of such searches" in out[0]
+    assert "τ 0.370 (5 % of searches for a random direction" in out[0]
     assert out[-1].startswith("next: covector search ")
     assert "--like L" in out[-1]
 

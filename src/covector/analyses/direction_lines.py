@@ -10,21 +10,29 @@ PLACE = 15
 # What the verdicts of an atlas are called where there is little room, the stronger first.
 SHORT = {"svd_specific": "SVD-specific", "interpretable": "interpretable", "aligned": "aligned"}
 CALLED = max(map(len, SHORT.values()))
+# Cells for both lists, below which they get a line of their own.
+LEAST = 32
 
 
 def direction_line(row: dict[str, Any], width: int) -> str:
-    """``L22H10.ov:1     write σ 3.14  ζ +13.2 q label 1e-08 list  .031 interpretable | + ·hear ·listen … | − ·see …``.
+    """``L22H10.ov:1     write σ 3.14  ζ +13.2 q label 1e-08 list +  .031 interpretable | + ·hear ·say … | − ·see …``.
 
-    The pole of the nearest label stands first. q of that label (`q_dir`), and of the list, which the verdict is about
-    (`q_coherence`). A ~ behind the place: rounding may turn it.
+    q of the nearest label (`q_dir`), whose pole ζ has the sign of; and of the list (`q_coherence`) of the pole that is
+    named, which the verdict is about. That pole stands first where there is a verdict, else the label's. A ~ behind the
+    place: rounding may turn it. Both lists go on a line of their own where there is no room.
     """
     called = row["called"].split()
-    place = pad(row["place"] + "~" * ("noisy" in called), PLACE)
-    head = f"{place} {row['side']:<5} σ {number_text(row['sigma']):<6} ζ {row['zeta']:+5.1f}"
-    head += f" q label {probability(row['q_dir']):>6}" if "q_dir" in row else ""
     verdict = next((word for flag, word in SHORT.items() if flag in called), "")
-    head += f" list {probability(row['q_coherence'])} {verdict:<{CALLED}} | " if "q_coherence" in row else " | "
-    poles = [("+", row["plus"]), ("−", row["minus"])][:: 1 if row["zeta"] >= 0 else -1]
-    near, far = (f"{sign} " + " ".join(shown(label) for label in labels) for sign, labels in poles)
-    room = max(8, (width - cell_len(head) - 3) * 3 // 5)
-    return clip(head + pad(clip(near, room), room) + " | " + far, width)
+    head = f"{pad(row['place'] + '~' * ('noisy' in called), PLACE)} {row['side']:<5} σ {number_text(row['sigma']):<6}"
+    head += f" ζ {row['zeta']:+5.1f}"
+    head += f" q label {probability(row['q_dir']):>6}" if "q_dir" in row else ""
+    if "judged" in row:
+        head += f" list {row['judged'] or ' '} {probability(row['q_coherence'])} {verdict:<{CALLED}}"
+    plus_first = row["judged"] == "+" if verdict and "judged" in row else row["zeta"] >= 0
+    poles = [("+", row["plus"]), ("−", row["minus"])][:: 1 if plus_first else -1]
+    first, second = (f"{sign} " + " ".join(shown(label) for label in labels) for sign, labels in poles)
+    free = width - cell_len(head) - len(" | " * 2)
+    if free < LEAST:
+        return f"{clip(head.rstrip(), width)}\n{clip(f'  {first} | {second}', width)}"
+    room = free * 3 // 5
+    return clip(f"{head} | {pad(clip(first, room), room)} | {second}", width)

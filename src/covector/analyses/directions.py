@@ -64,9 +64,9 @@ def directions(
     return Table(
         columns=direction_columns(atlas, first),
         meta={**meta, "analysis": "directions", "kept": len(rows), "near": near, "sort": sort},
-        title=f"{meta['model']} · {len(first):,} of {len(rows):,} directions kept, {len(atlas):,} in all",
-        says=f"{len(rows):,} of {len(atlas):,} directions are kept; {near:,} of them lie closer to a label than chance "
-        f"(q_dir < {LEVEL} over the whole atlas)." + _verdict(atlas, rows),
+        title=f"{meta['model']} · {len(first):,} of {len(rows):,} kept directions shown, {len(atlas):,} in all",
+        says=f"{len(rows):,} of {len(atlas):,} directions are kept; {near:,} of them lie closer to a label than random "
+        f"directions (q_dir < {LEVEL} over the whole atlas){_beside(atlas, rows)}." + _verdict(atlas, rows),
         not_says="Filters choose by what is looked at: p and q are of the whole atlas and are not corrected for the "
         "choice. A direction near a label need not be used.",
         next=like_first(atlas, first),
@@ -76,11 +76,34 @@ def directions(
 
 
 def like_first(atlas: Atlas, rows: Int[np.ndarray, " n"]) -> str:
-    """The search for more like the first of these rows; empty where there is none."""
+    """The search for more like the first of these rows that a search compares, inside a layer; empty without rows."""
     if not len(rows):
         return ""
-    (row,) = atlas.rows(rows[:1], ["site", "dyad", "side"])
+    inside = rows[[at is not None for at in _layers(atlas, rows)]]
+    (row,) = atlas.rows((inside if len(inside) else rows)[:1], ["site", "dyad", "side"])
     return f"covector search {shlex.quote(str(atlas.folder))} --like {row['site']}:{row['dyad']}.{row['side']}"
+
+
+def _beside(atlas: Atlas, rows: Int[np.ndarray, " n"]) -> str:
+    """Of those near a label: how many are of embeddings, and how many beyond the covariance of the labels."""
+    told = {name: atlas.column(name)[rows] for name in ("q_dir", "p_cov")}
+    near = told["q_dir"] < LEVEL
+    if not near.any():
+        return ""
+    outside = int(near[[at is None for at in _layers(atlas, rows)]].sum())
+    said = f", {int((told['p_cov'][near] < LEVEL).sum()):,} of these also than ones of the labels' own covariance"
+    said += f" (p_cov < {LEVEL})" if np.isfinite(told["p_cov"]).any() else " (p_cov unknown)"
+    if outside:
+        said += (
+            f"; {outside:,} {'is' if outside == 1 else 'are'} of an embedding, whose directions lie near its own rows "
+        )
+        said += "for random weights too"
+    return said
+
+
+def _layers(atlas: Atlas, rows: Int[np.ndarray, " n"]) -> list[int | None]:
+    of = {r["site"]: r["layer"] for r in atlas.sites}
+    return [of[str(site)] for site in atlas.column("site")[rows]]
 
 
 def _verdict(atlas: Atlas, rows: Int[np.ndarray, " n"]) -> str:
@@ -93,8 +116,8 @@ def _verdict(atlas: Atlas, rows: Int[np.ndarray, " n"]) -> str:
 def direction_columns(atlas: Atlas, rows: Int[np.ndarray, " n"]) -> list[Column]:
     """What a list says of directions: where, how strong, how near to a label beside chance, verdicts, both poles."""
     names = set(atlas.names)
-    told = atlas.rows(rows, [n for n in ("site", "dyad", "side", "sigma", "zeta", "label", "top", "bottom", *NUMBERS,
-                                         *FLAGS) if n in names])  # fmt: skip
+    wanted = ("site", "dyad", "side", "sigma", "zeta", "label", "top", "bottom", "score_pole", *NUMBERS, *FLAGS)
+    told = atlas.rows(rows, [n for n in wanted if n in names])
 
     def of(name: str) -> Float[np.ndarray, " n"]:
         return np.array([np.nan if r[name] is None else r[name] for r in told], dtype=np.float64)
@@ -103,6 +126,9 @@ def direction_columns(atlas: Atlas, rows: Int[np.ndarray, " n"]) -> list[Column]
         digits = {"coherence": 3, "q_coherence": None}
         return [Column(n, of(n), digits=digits.get(n), about=text) for n, text in about.items() if n in names]
 
+    judged = [None if not r.get("score_pole") else "+" if r["score_pole"] > 0 else "−" for r in told]
+    about = "pole of the list that coherence, q_coherence and the verdict are about"
+    poles_judged = [Column("judged", judged, about=about)] if "score_pole" in names else []
     return [
         Column("place", [f"{r['site']}:{r['dyad']}" for r in told]),
         Column("side", [r["side"] for r in told]),
@@ -114,6 +140,7 @@ def direction_columns(atlas: Atlas, rows: Int[np.ndarray, " n"]) -> list[Column]
             q_coherence="false share among lists as coherent, whole atlas: what calls a direction interpretable",
         ),
         Column("called", [" ".join(f for f in FLAGS if r.get(f)) for r in told], about="verdicts of the atlas"),
+        *poles_judged,
         Column("plus", [_pole(r["top"]) for r in told], about=f"first {LABELS} labels of the + pole"),
         Column("minus", [_pole(r["bottom"]) for r in told], about=f"first {LABELS} labels of the − pole"),
         *more(

@@ -311,7 +311,8 @@ def _title(model: Model, site: str, shape: tuple[int, int], sides: list[_Side]) 
     verbs = {"read": "queries", "write": "keys"} if site.endswith(".qk") else {"read": "reads", "write": "writes"}
     read = " → ".join(f"{verbs[s.name]} {s.reading.basis.name}" for s in sides if s.reading)
     levels = dict.fromkeys(f"{np.sqrt(s.reading.d) * s.reading.tau:.1f}" for s in sides if s.reading)
-    level = f" · chance 95 % ζ {' / '.join(levels)}" if levels else ""
+    told = next((verbs[s.name] for s in reversed(sides) if s.reading), "")
+    level = f" · ζ, p of what it {told}; chance 95 % ζ {' / '.join(levels)}" if levels else ""
     size = f"{shape[0]}×{shape[1]}"
     return f"{model.name} {site} · {size} · frame {model.frame} · {read or 'own coordinates'}{level}"
 

@@ -283,9 +283,11 @@ def verdict_text(verdict: Verdict, scores: Scores, *, places: int = 1) -> str:
     if np.isnan(scores.p_svd).all():
         said += "; whether the SVD found them is not defined here (no smaller subspace to rotate in)."
     elif called:
-        specific = int(verdict.svd_specific.sum())
-        said += f", {specific} of these also against random bases of the same subspace."
-        if np.nanmedian(scores.p_svd[verdict.interpretable]) >= ALIKE:
+        within = scores.p_svd[verdict.interpretable]
+        asked, specific = int(np.isfinite(within).sum()), int(verdict.svd_specific.sum())
+        of = "these" if asked == called else f"the {asked} that have a subspace to rotate in"
+        said += f", {specific} of {of} also against random bases of the same subspace." if asked else "."
+        if asked and np.nanmedian(within) >= ALIKE:
             here, its = ("this place", "its") if places == 1 else ("these places", "their")
             said += f" Rotated bases of {here} score like {its} singular vectors: the subspace means something, "
             said += f"{its} singular directions hardly more than others."
@@ -293,7 +295,7 @@ def verdict_text(verdict: Verdict, scores: Scores, *, places: int = 1) -> str:
         said += "."
     aligned = int(verdict.aligned.sum())
     if aligned:
-        said += f" {aligned} more are themselves what their lists share, which the rule cannot judge."
+        said += f" Of the others {aligned} are themselves what their lists share, which the rule cannot judge."
     return said
 
 

@@ -159,7 +159,7 @@ def search(
         meta=_meta(atlas, query, found, alpha, {"sides": list(sides), "kinds": list(kinds) or "inside blocks"})
         | {"beyond_covariance": beyond, "seed": seed, "expansion": list(steps)},
         title=f"{atlas.manifest['meta']['model']} · {query.words} · {len(found.at):,} directions · "
-        f"τ {found.tau:.3f} ({100 * alpha:.3g} % of such searches find one beyond it by chance)",
+        f"τ {found.tau:.3f} ({100 * alpha:.3g} % of searches for a random direction find one)",
         says=_says(query, found, rows, order, beyond),
         not_says="It does not say that the model uses them for this: measure it (covector fires, patch, steer). "
         "Directions that share a matrix are not independent finds.",

@@ -7,6 +7,8 @@ from covector.render.number import number_text, probability
 
 # Cells of the place, so that the columns stand below each other in models of up to 100 layers and heads.
 PLACE = 15
+# Cells for tokens, below which they get a line of their own.
+LEAST = 16
 
 
 def hit_line(row: dict[str, Any], width: int) -> str:
@@ -15,7 +17,7 @@ def hit_line(row: dict[str, Any], width: int) -> str:
     head = f"{place} {row['side']:<5} {row['pole']} cos {row['cos']:+.3f} ζ {row['zeta']:+5.1f}"
     effect = f"{row['effect']:+.3g}×"
     head += f" q {probability(row['q'])} FWER {probability(row['familywise'])} effect {effect:<8}| "
-    return head + clip(" ".join(shown(t) for t in row["tokens"]), max(8, width - cell_len(head)))
+    return _with(head, row["tokens"], width)
 
 
 def effect_words(side: str, effect: float) -> str:
@@ -30,7 +32,15 @@ def place_line(row: dict[str, Any], width: int) -> str:
     head += f" | gain {_number(row['gain'], 2)} q {probability(row['q_gain'])}"
     head += f" | fit {_number(row['fit'], 3)} (chance {row['fit_chance']:.3f}) q {probability(row['q_fit'])}"
     head += f" | {row['share']:3.0%} in dyad {row['dyad']} {row['pole']} "
-    return head + clip(" ".join(shown(t) for t in row["tokens"]), max(8, width - cell_len(head)))
+    return _with(head, row["tokens"], width)
+
+
+def _with(head: str, tokens: list[str], width: int) -> str:
+    """The tokens behind the numbers; on a line of their own in a narrow terminal, where they would not be seen."""
+    words = " ".join(shown(t) for t in tokens)
+    if width - cell_len(head) >= LEAST:
+        return head + clip(words, width - cell_len(head))
+    return f"{clip(head.rstrip(' |'), width)}\n{clip('  ' + words, width)}"
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -44,7 +44,7 @@ def directions(
     atlas: AtlasRef,
     kind: Annotated[
         list[str] | None,
-        typer.Option("--kinds", "--kind", help="Only maps of this kind: ov, qk, mlp.in … (repeatable)."),
+        typer.Option("--kinds", "--kind", help="Only maps of this kind: ov,qk,mlp.in … (repeatable)."),
     ] = None,
     side: Annotated[str, typer.Option("--side", help="read, write, query or key.")] = "",
     site: Annotated[str, typer.Option("--site", help="A part of an address: L22H10, *.ov, mlp.out.")] = "",
@@ -71,9 +71,10 @@ def directions(
 
     start = time.perf_counter()
     between, folder = _layers(layers), atlas_of(atlas, quiet=quiet)
+    kinds = [name for given in kind or () for name in given.split(",")]
     table = listed(
-        folder, kinds=kind or (), side=side, site=site, layers=between, most_q=q, flag=called, labels=labels,
-        sort=sort, rising=rising, top=top,
+        folder, kinds=kinds, side=side, site=site, layers=between, most_q=q, flag=called, labels=labels, sort=sort,
+        rising=rising, top=top,
     )  # fmt: skip
     table = as_typed(table, folder, atlas)
     emit(table, as_json=json, out=out, plot=None, quiet=quiet, seconds=time.perf_counter() - start)

@@ -78,7 +78,7 @@ def main() -> None:
 
 def run(words: list[str]) -> int:
     """Run one command line; returns the exit code. With COVECTOR_DEBUG=1 a failure keeps its traceback."""
-    words = words or ["--help"]
+    words = [*words, "--help"] if words in ([], [GROUP]) else words
     known = words[0] in (*COMMANDS, GROUP)
     command = typer.main.get_command(app(words[0] if known else None))
     TYPED.set(tuple(words))

@@ -75,7 +75,9 @@ def listed():
 
 
 def _line(row: dict, width: int) -> str:
-    return f"{row['study']:<12} {row['question']}"[:width]
+    from covector.render.labels import clip
+
+    return clip(f"{row['study']:<12} {row['question']}", width)
 
 
 def _check(name: str, needs: str, folders: int, has_text: bool) -> None:

@@ -80,7 +80,7 @@ def test_other_rules_and_too_few_directions(tmp_path):
 
     atlas = synthetic(tmp_path / "a", change, kinds=("ov",))
     assert packing(atlas, rule="interpretable").rows[0]["n"] == 32
-    with pytest.raises(BadRequest, match="expected two directions closer to a token than chance"):
+    with pytest.raises(BadRequest, match="expected two directions closer to a token than random directions"):
         packing(atlas)
     with pytest.raises(BadRequest, match=r"expected a rule \(near, coherent, interpretable\)"):
         packing(atlas, rule="pretty")

@@ -122,7 +122,7 @@ def _table(atlas: Atlas, found: list[Within], rotations: int) -> Table:
         Column("small_null", np.array([w.small_null for w in found]), digits=3,
                about="that share by chance: below .05 where p is counted among few draws"),
         Column("excess", np.array([w.excess.distance for w in found]), digits=3,
-               about="largest excess of small p over uniform ones (one-sided Kolmogorov–Smirnov)", chance=0.0),
+               about="largest excess of small p over uniform ones (one-sided Kolmogorov–Smirnov)"),
         Column("p_excess", np.array([w.excess.p for w in found]), about="chance of such an excess"),
         Column("p_heads", np.array([float("nan") if w.superior is None else w.superior.p for w in found]),
                about="Wilcoxon over heads that superior centres on ½"),

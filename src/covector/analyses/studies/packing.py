@@ -28,7 +28,7 @@ DRAWS = 100
 ROUNDING = 1e-3
 # What counts as significant, and in what words.
 RULES = {
-    "near": ("q_dir", "closer to a token than chance (q_dir < .05)"),
+    "near": ("q_dir", "closer to a token than random directions (q_dir < .05)"),
     "coherent": ("q_coherence", "with more coherent lists than chance (q_coherence < .05)"),
     "interpretable": ("interpretable", "interpretable by the rule"),
 }

@@ -119,7 +119,7 @@ def _table(atlas: Atlas, found: list[Sided], k: int, draws: int, seed: int) -> T
         Column("beyond", np.array([np.mean(s.kappa > e) for s, e in zip(found, edge, strict=True)]), digits=3,
                about="share more one-sided than 95 % of random directions", chance=ALPHA),
         Column("D", np.array([distance for distance, _ in tests]), digits=3,
-               about="Kolmogorov–Smirnov distance to random directions", chance=0.0),
+               about="Kolmogorov–Smirnov distance to random directions"),
         Column("p", np.array([p for _, p in tests]), about="chance of such a distance"),
         Column("q", q, about="Benjamini–Hochberg over rows"),
         Column("foremost", [s.foremost for s in found], about="the most one-sided direction"),
@@ -150,7 +150,8 @@ def _says(found: list[Sided], q: Float[np.ndarray, " n"], edge: list[float]) -> 
     for s, value, level in zip(found, q, edge, strict=True):
         if value < ALPHA:
             how = "more" if np.nanmedian(s.kappa) > np.median(s.null) else "less"
-            told.append(f"{s.kind} {s.side} {how} ({of_share(float(np.mean(s.kappa > level)))} beyond, {of_p(value)})")
+            share = of_share(float(np.mean(s.kappa > level)))
+            told.append(f"{s.kind} {s.side} {how} ({share} beyond, {of_p(value).replace('p', 'q', 1)})")
     if not told:
         return "Directions are as one-sided as random ones, in every kind: both poles reach as far as chance lets them."
     rest = "; the others as random ones" if len(told) < len(found) else ""
