@@ -24,11 +24,12 @@ def direction_line(row: dict[str, Any], width: int) -> str:
     called = row["called"].split()
     verdict = next((word for flag, word in SHORT.items() if flag in called), "")
     head = f"{pad(row['place'] + '~' * ('noisy' in called), PLACE)} {row['side']:<5} σ {number_text(row['sigma']):<6}"
-    head += f" ζ {row['zeta']:+5.1f}"
+    zeta = row["zeta"]
+    head += f" ζ {'–':>5}" if zeta is None else f" ζ {zeta:+5.1f}"
     head += f" q label {probability(row['q_dir']):>6}" if "q_dir" in row else ""
     if "judged" in row:
         head += f" list {row['judged'] or ' '} {probability(row['q_coherence'])} {verdict:<{CALLED}}"
-    plus_first = row["judged"] == "+" if verdict and "judged" in row else row["zeta"] >= 0
+    plus_first = row["judged"] == "+" if verdict and "judged" in row else (zeta or 0) >= 0
     poles = [("+", row["plus"]), ("−", row["minus"])][:: 1 if plus_first else -1]
     first, second = (f"{sign} " + " ".join(shown(label) for label in labels) for sign, labels in poles)
     free = width - cell_len(head) - len(" | " * 2)

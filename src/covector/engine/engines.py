@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from covector.errors import BadRequest, MissingExtra, WorkerLost
-from covector.linalg.lapack import at_most_threads
+from covector.linalg.lapack import at_most_threads, scipy_linalg
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -79,6 +79,7 @@ class Processes:
 
     def run(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[tuple[Task, Result]]:
         """See `Engine.run`. Raises WorkerLost when a process dies (mostly: the machine ran out of memory)."""
+        scipy_linalg()  # else its BLAS, loaded meanwhile, would keep the children's one thread
         with _one_blas_thread_for_children():
             context = multiprocessing.get_context("spawn")
             pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_live_and_die_with_parent)

@@ -28,6 +28,9 @@ from covector.linalg.triangular import inverses_of_lower
 # Largest κ_F(scaled factor)²·eps for which Cholesky of the Gram is used: 25 times below where orthogonality of the
 # vectors was measured to reach 1e-11 (κ_F²·eps = 5e-9).
 GUARD = 2e-10
+# The loss follows ‖L⁻¹‖², not r times it: at r = 2 and κ = 944 orthogonality was off by 3e-10. Fewer columns count as
+# these many, which keeps it below 8e-12 in all that was tried.
+LEAST_RANK = 128
 
 # Squares of entries outside this range over- or underflow float64; such factors take the careful route, which scales.
 SAFE_SQUARES = (1e-200, 1e200)
@@ -179,7 +182,7 @@ def _gram_factors(grams: Float[np.ndarray, "h r r"]) -> _GramFactors:
     lower = _cholesky_of_each(scaled)
     inverse = inverses_of_lower(lower)
     # κ_F = ‖L‖_F‖L⁻¹‖_F bounds κ₂ from above; ‖L‖_F² = r since its rows have length one. Where there is no L it is NaN.
-    good &= grams.shape[1] * _squares(inverse) * EPS <= GUARD
+    good &= max(grams.shape[1], LEAST_RANK) * _squares(inverse) * EPS <= GUARD
     # ‖G⁴‖_F^(1/4) >= ‖G‖₂ and at most r^(1/8) above it: a spectral norm for two small products instead of an SVD.
     powers = grams / trace[:, None, None]
     powers = powers @ powers

@@ -52,7 +52,7 @@ class _Halves:
     def __init__(self, rows: np.ndarray, queries: np.ndarray, out: np.ndarray) -> None:
         self.pairs, self.out = rows.view(np.int32), out
         scaled = queries.T.astype(np.float32) * _LACKING
-        self.wanted = np.stack([scaled[0::2], scaled[1::2]])
+        self.wanted = np.ascontiguousarray(np.stack([scaled[0::2], scaled[1::2]]))
 
     def __call__(self, starts: range, block: int) -> None:
         # The two halves side by side: fewer calls are fewer moments in which one thread waits for another.

@@ -107,11 +107,12 @@ class Bases(Mapping[str, Basis]):
 
     def __getitem__(self, name: str) -> Basis:
         """The basis; raises UnknownBasis, listing the names, when there is none (a Mapping's `in` asks politely)."""
-        if name not in self._made:
-            self._made[name] = self._make(name)
-            for old in [made for made in self._made if ":" in made][:-KEPT_VARIANTS]:
-                del self._made[old]
-        return self._made[name]
+        found = self._made.get(name)
+        if found is None:
+            found = self._made[name] = self._make(name)
+            for old in [made for made in list(self._made) if ":" in made][:-KEPT_VARIANTS]:
+                self._made.pop(old, None)  # another thread may have been here
+        return found
 
     def __contains__(self, name: object) -> bool:
         """Whether a basis of that plain name exists."""
