@@ -129,3 +129,13 @@ def test_heads_of_other_shapes_and_spaces_stand_beside_each_other():
 
 def test_no_heads_are_no_dyads():
     assert svds([]) == []
+
+
+@pytest.mark.parametrize("r", [2, 4, 16])
+def test_few_columns_that_are_nearly_parallel_keep_orthonormal_vectors(r: int) -> None:
+    """What the Gram loses does not shrink with r: at r = 2 and κ about 1000 vectors were off by 3e-10."""
+    rng = np.random.default_rng(0)
+    for gap in np.geomspace(1e-2, 1e-4, 9):
+        A = rng.standard_normal((65, 1)) + gap * rng.standard_normal((65, r))
+        found = svd(Factored(A, rng.standard_normal((r, 65)), Space("residual", 65), Space("residual", 65)))
+        np.testing.assert_allclose(found.U.T @ found.U, np.eye(found.rank), atol=1e-11)
