@@ -79,31 +79,27 @@ def like_first(atlas: Atlas, rows: Int[np.ndarray, " n"]) -> str:
     """The search for more like the first of these rows that a search compares, inside a layer; empty without rows."""
     if not len(rows):
         return ""
-    inside = rows[[at is not None for at in _layers(atlas, rows)]]
+    inside = rows[inside_layers(atlas)[rows]]
     (row,) = atlas.rows((inside if len(inside) else rows)[:1], ["site", "dyad", "side"])
     return f"covector search {shlex.quote(str(atlas.folder))} --like {row['site']}:{row['dyad']}.{row['side']}"
 
 
+def inside_layers(atlas: Atlas) -> Bool[np.ndarray, " n"]:
+    """Which directions are of maps inside layers: an embedding's lie near its own rows for random weights too."""
+    return np.array([r["layer"] is not None for r in atlas.sites])[atlas.places]
+
+
 def _beside(atlas: Atlas, rows: Int[np.ndarray, " n"]) -> str:
-    """Of those near a label: how many are of embeddings, and how many beyond the covariance of the labels."""
-    told = {name: atlas.column(name)[rows] for name in ("q_dir", "p_cov")}
-    near = told["q_dir"] < LEVEL
-    if not near.any():
-        return ""
-    outside = int(near[[at is None for at in _layers(atlas, rows)]].sum())
-    said = f", {int((told['p_cov'][near] < LEVEL).sum()):,} of these also than ones of the labels' own covariance"
-    said += f" (p_cov < {LEVEL})" if np.isfinite(told["p_cov"]).any() else " (p_cov unknown)"
-    if outside:
-        said += (
-            f"; {outside:,} {'is' if outside == 1 else 'are'} of an embedding, whose directions lie near its own rows "
-        )
-        said += "for random weights too"
+    """Of those near a label: how many are beyond the covariance of the labels, and how many are of embeddings."""
+    near = rows[atlas.column("q_dir")[rows] < LEVEL]
+    p_cov, said = atlas.column("p_cov")[near], ""
+    if np.isfinite(p_cov).any():
+        beyond = int((p_cov < LEVEL).sum())
+        said += f", {beyond:,} of these also than ones of the labels' own covariance (p_cov < {LEVEL})"
+    if outside := int((~inside_layers(atlas)[near]).sum()):
+        verb = "is" if outside == 1 else "are"
+        said += f"; {outside:,} {verb} of an embedding, whose directions lie near its own rows for random weights too"
     return said
-
-
-def _layers(atlas: Atlas, rows: Int[np.ndarray, " n"]) -> list[int | None]:
-    of = {r["site"]: r["layer"] for r in atlas.sites}
-    return [of[str(site)] for site in atlas.column("site")[rows]]
 
 
 def _verdict(atlas: Atlas, rows: Int[np.ndarray, " n"]) -> str:
@@ -126,9 +122,10 @@ def direction_columns(atlas: Atlas, rows: Int[np.ndarray, " n"]) -> list[Column]
         digits = {"coherence": 3, "q_coherence": None}
         return [Column(n, of(n), digits=digits.get(n), about=text) for n, text in about.items() if n in names]
 
-    judged = [None if not r.get("score_pole") else "+" if r["score_pole"] > 0 else "−" for r in told]
-    about = "pole of the list that coherence, q_coherence and the verdict are about"
-    poles_judged = [Column("judged", judged, about=about)] if "score_pole" in names else []
+    judged = []
+    if "score_pole" in names:
+        poles = [None if not r["score_pole"] else "+" if r["score_pole"] > 0 else "−" for r in told]
+        judged = [Column("judged", poles, about="pole of the list that coherence, its q and the verdict are about")]
     return [
         Column("place", [f"{r['site']}:{r['dyad']}" for r in told]),
         Column("side", [r["side"] for r in told]),
@@ -140,7 +137,7 @@ def direction_columns(atlas: Atlas, rows: Int[np.ndarray, " n"]) -> list[Column]
             q_coherence="false share among lists as coherent, whole atlas: what calls a direction interpretable",
         ),
         Column("called", [" ".join(f for f in FLAGS if r.get(f)) for r in told], about="verdicts of the atlas"),
-        *poles_judged,
+        *judged,
         Column("plus", [_pole(r["top"]) for r in told], about=f"first {LABELS} labels of the + pole"),
         Column("minus", [_pole(r["bottom"]) for r in told], about=f"first {LABELS} labels of the − pole"),
         *more(

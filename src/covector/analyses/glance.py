@@ -129,10 +129,9 @@ def _says(
     least = _least(records, expected)
     named = ", ".join(f"{records[i]['site']} (p {number_text(min(float(expected[i]) * compared, 1.0))})" for i in least)
     return (
-        f"{int(np.sum(q < LEVEL)):,} of {int(n.sum()):,} directions lie closer to a label of their basis than "
-        f"random directions (q < .05: 5 % of them may be chance). The "
-        f"places in layers with the least likely directions: {named}; "
-        f"each p counts all {compared} places."
+        f"{int(np.sum(q < LEVEL)):,} of {int(n.sum()):,} directions lie closer to a label of their basis than random "
+        f"directions (q < .05: 5 % of them may be chance). The places in layers with the least likely directions: "
+        f"{named}; each p counts all {compared} places."
     )
 
 

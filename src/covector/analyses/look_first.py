@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from covector.analyses.directions import LEVEL, direction_columns, like_first
+from covector.analyses.directions import LEVEL, direction_columns, inside_layers, like_first
 from covector.axes import Bool, Float, Int
 from covector.io.atlas import Atlas
 from covector.render import Column, Table
@@ -28,9 +28,8 @@ def look_first(source: Atlas | str | Path, top: int = 9) -> Table:
     judged = "interpretable" in atlas.names
     given = atlas.columns("zeta", "q_dir", *(("interpretable", "score_pole") if judged else ()))
     called = given["interpretable"].astype(bool) if judged else np.zeros(len(atlas), dtype=bool)
-    inside = np.array([r["layer"] is not None for r in atlas.sites])[atlas.places]
     with np.errstate(invalid="ignore"):
-        near = inside & (given["q_dir"] < LEVEL)
+        near = inside_layers(atlas) & (given["q_dir"] < LEVEL)
     rows = _chosen(atlas.places, near, given["zeta"], called, top)
     sign = np.where(called, given["score_pole"], given["zeta"])[rows] if judged else given["zeta"][rows]
     columns = {c.name: c for c in direction_columns(atlas, rows)}

@@ -26,7 +26,7 @@ from covector.linalg.lapack import lapack, scipy_linalg
 from covector.linalg.triangular import inverses_of_lower
 
 # Largest κ_F(scaled factor)²·eps for which Cholesky of the Gram is used: 25 times below where orthogonality of the
-# vectors was measured to reach 1e-11 (κ_F²·eps = 5e-9).
+# vectors was measured to reach 1e-11 at r = 64 (κ_F²·eps = 5e-9).
 GUARD = 2e-10
 # The loss follows ‖L⁻¹‖², not r times it: at r = 2 and κ = 944 orthogonality was off by 3e-10. Fewer columns count as
 # these many, which keeps it below 8e-12 in all that was tried.
