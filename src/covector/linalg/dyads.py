@@ -55,7 +55,7 @@ def first(dyads: Dyads, rank: int) -> Dyads:
     if rank >= dyads.S.size:
         return dyads
     return Dyads(
-        dyads.U[:, :rank].copy(),
+        dyads.U[:, :rank].copy(order="K"),
         dyads.S[:rank].copy(),
         dyads.Vh[:rank].copy(),
         dyads.absolute[:rank].copy(),

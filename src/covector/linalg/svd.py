@@ -20,7 +20,7 @@ from covector.linalg.blocks import degenerate_blocks, gaps, kernel_size, noisy_d
 from covector.linalg.dense_svd import dense_dyads
 from covector.linalg.dyads import BACKWARD_ERROR, EPS, Dyads, first
 from covector.linalg.maps import Dense, Factored, Map, Space, Updated, frobenius
-from covector.linalg.product_svd import Measured, Room, by_grams, by_jacobi, is_turned
+from covector.linalg.product_svd import Measured, Room, by_grams, by_jacobi, is_turned, room_for
 from covector.linalg.signs import STREAMS, canonical_signs, signs_of, written_side_decides
 from covector.linalg.storage_noise import StorageNoise, noise_of_matrix, noise_of_product, together
 
@@ -154,7 +154,7 @@ def _alike(m: Factored) -> tuple[object, ...]:
 
 def _of_alike(maps: Sequence[Factored]) -> list[SVD]:
     (n, r), width = maps[0].A.shape, maps[0].B.shape[1]
-    U, Vh = np.empty((len(maps), n, r)), np.empty((len(maps), r, width))
+    U, Vh = room_for(len(maps), n, r, width)
     step = at_a_time(r * (n + width))
     parts = [slice(start, start + step) for start in range(0, len(maps), step)]
     return [found for part in parts for found in _of_factors(maps[part], min(n, width), (U[part], Vh[part]))]
