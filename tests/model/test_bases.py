@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 import covector
 from covector.errors import UnknownBasis
 from covector.model.bases import Basis, dual, inverse_root, undertrained
+from covector.model.change import change
 from covector.run.decoder import Decoder
 from random_checkpoints import random_model
 
@@ -99,10 +100,24 @@ def test_unknown_bases_are_refused_with_what_there_is(name: str) -> None:
         random_model("gpt2").bases[name]
 
 
-def test_a_walk_along_lambda_does_not_keep_a_vocabulary_for_every_step() -> None:
-    bases = random_model("gpt2").bases
-    held = [weakref.ref(bases[f"token_in:ridge={weight}"]) for weight in range(1, 20)]
+ASKED = {
+    "plain": lambda bases, name: bases[name],
+    "centred": lambda bases, name: bases.centred(name),
+    "dictionary": lambda bases, name: bases.dictionary(name),
+}
+
+
+@pytest.mark.parametrize("asked", ASKED)
+@pytest.mark.parametrize("of", ["model", "change"])
+def test_a_walk_along_lambda_does_not_keep_a_vocabulary_for_every_step(asked: str, of: str) -> None:
+    model, ask = random_model("gpt2"), ASKED[asked]
+    bases = model.bases if of == "model" else change(model, random_model("gpt2")).bases
+    plain, first = ask(bases, "token_in"), ask(bases, "token_in:ridge=0.5")
+    held = []
+    for weight in range(1, 20):
+        held.append(weakref.ref(ask(bases, f"token_in:ridge={weight}")))
+        assert ask(bases, "token_in:ridge=0.5") is first  # in use all the time
     gc.collect()
     assert sum(ref() is not None for ref in held) <= 4
-    assert bases["token_in:ridge=19"] is held[-1]()
-    assert bases["token_in"] is bases["token_in"]
+    assert ask(bases, "token_in:ridge=19") is held[-1]()
+    assert ask(bases, "token_in") is plain

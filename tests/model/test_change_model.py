@@ -51,7 +51,7 @@ def test_directions_of_a_change_are_read_against_the_old_model_s_tokens():
     for name in ("token_in", "token_out"):
         np.testing.assert_array_equal(found.bases[name].vectors, base.bases[name].vectors)
         np.testing.assert_array_equal(found.bases.centred(name).vectors, base.bases.centred(name).vectors)
-    assert found.bases["token_in"].tensors == ("base.W_E",)
+    assert found.bases["token_in"].tensors == found.bases.centred("token_in").tensors == ("base.W_E",)
 
 
 def test_a_readout_of_a_change_is_that_of_its_dense_matrix():

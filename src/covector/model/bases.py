@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -35,6 +36,8 @@ NEARLY_ZERO = 1e-12
 FILTERS = ("ascii", "trained")
 # Variants that a model keeps made: each is as large as its vocabulary in float64, and a loop over λ makes many.
 KEPT_VARIANTS = 4
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -95,24 +98,33 @@ class Basis:
         return rows[0]
 
 
+class _Kept(Generic[Made]):
+    """What was made of bases, plain or centred: of plain names all, of variants those that were asked for last."""
+
+    def __init__(self) -> None:
+        self._of: dict[tuple[str, bool], Made] = {}
+
+    def get(self, name: str, centred: bool, make: Callable[[], Made]) -> Made:
+        """What is kept under a name, else what `make` makes. Threads may ask; two at once may both make it."""
+        key = name, centred
+        found = self._of.pop(key, None) if ":" in name else self._of.get(key)
+        self._of[key] = found = make() if found is None else found  # now the youngest
+        for old in [other for other in list(self._of) if ":" in other[0]][:-KEPT_VARIANTS]:
+            self._of.pop(old, None)
+        return found
+
+
 class Bases(Mapping[str, Basis]):
     """The bases of one model, by name; variants (``token_in:pinv``) are made when they are asked for."""
 
     def __init__(self, weights: Weights, labels: Mapping[str, tuple[str, ...]]) -> None:
         self.weights, self.spec, self.labels = weights, weights.spec, labels
-        self._made: dict[str, Basis] = {}
-        self._made_centred: dict[str, Basis] = {}
-        self._judged: dict[tuple[str, bool], Dictionary] = {}
+        self._made, self._judged = _Kept[Basis](), _Kept[Dictionary]()
         self._numbered: dict[tuple[str, int, int], tuple[str, ...]] = {}
 
     def __getitem__(self, name: str) -> Basis:
         """The basis; raises UnknownBasis, listing the names, when there is none (a Mapping's `in` asks politely)."""
-        found = self._made.get(name)
-        if found is None:
-            found = self._made[name] = self._make(name)
-            for old in [made for made in list(self._made) if ":" in made][:-KEPT_VARIANTS]:
-                self._made.pop(old, None)  # another thread may have been here
-        return found
+        return self._made.get(name, False, lambda: self._make(name))
 
     def __contains__(self, name: object) -> bool:
         """Whether a basis of that plain name exists."""
@@ -148,19 +160,18 @@ class Bases(Mapping[str, Basis]):
 
     def centred(self, name: str) -> Basis:
         """The basis for directions that have no part along 1: vectors lose theirs first, then the variant is made."""
-        if name not in self._made_centred:
-            self._made_centred[name] = self._make(name, centred=True)
-        return self._made_centred[name]
+        return self._made.get(name, True, lambda: self._make(name, centred=True))
 
     def dictionary(self, name: str, centred: bool = False) -> Dictionary:
         """The basis as lists of labels are drawn from it and judged: labels that look hardly trained left out."""
         twin = self[name].same_as
         name = twin.name if twin is not None else name
-        key = (name, centred)
-        if key not in self._judged:
+
+        def made() -> Dictionary:
             basis, plain = self.centred(name) if centred else self[name], self[name]
-            self._judged[key] = dictionary(basis.vectors, keep=basis.usable & ~undertrained(plain))
-        return self._judged[key]
+            return dictionary(basis.vectors, keep=basis.usable & ~undertrained(plain))
+
+        return self._judged.get(name, centred, made)
 
     def _make(self, name: str, centred: bool = False) -> Basis:
         plain, _, variant = name.partition(":")

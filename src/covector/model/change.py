@@ -105,11 +105,9 @@ class _Side:
 class _OldBases(Bases):
     """The bases of the old model, their tensors named as a change names them."""
 
-    def __getitem__(self, name: str) -> Basis:
-        if name not in self._made:
-            found = self._make(name)
-            self._made[name] = dataclasses.replace(found, tensors=tuple(f"base.{t}" for t in found.tensors))
-        return self._made[name]
+    def _make(self, name: str, centred: bool = False) -> Basis:
+        found = super()._make(name, centred)
+        return dataclasses.replace(found, tensors=tuple(f"base.{t}" for t in found.tensors))
 
 
 @dataclass(frozen=True)
