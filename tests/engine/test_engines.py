@@ -133,6 +133,19 @@ def test_workers_that_join_a_cluster_are_given_work(cluster):
         local.scale(2)
 
 
+def test_a_scheduler_too_busy_to_say_who_works_loses_nothing(cluster, monkeypatch):
+    ask, asked = cluster.client.nthreads, iter(range(1_000))
+
+    def busy(*_):
+        if next(asked) in (2, 3, 5):
+            raise TimeoutError("no answer in 30 s")
+        return ask()
+
+    monkeypatch.setattr(cluster.client, "nthreads", busy)
+    assert dict(cluster.run(square, range(12))) == {n: n * n for n in range(12)}
+    assert next(asked) > 6
+
+
 def test_tasks_of_threads_run_at_the_same_time():
     """Two tasks that wait for each other end."""
     meeting = threading.Barrier(2, timeout=20)

@@ -130,11 +130,13 @@ class Dask:
         if not self.client.nthreads():
             raise WorkerLost("the Dask cluster has no workers: expected one at least; start some with dask worker")
         waiting, of = iter(tasks), dict[Any, tuple[Any, Task]]()
-        arriving = as_completed()
+        arriving, workers = as_completed(), 1
 
         def submit() -> None:
-            most = self.workers + 1  # of those who are there now: some may have joined
-            while len(of) < most and (task := next(waiting, _NONE)) is not _NONE:
+            nonlocal workers
+            with contextlib.suppress(OSError):  # a scheduler that is too busy to answer: as many as before
+                workers = self.workers  # some may have joined
+            while len(of) <= workers and (task := next(waiting, _NONE)) is not _NONE:
                 future = self.client.submit(_limited, function, task, pure=False)
                 of[future.key] = (future, task)
                 arriving.add(future)
@@ -153,7 +155,8 @@ class Dask:
                 "runs out; give them more, or fewer threads each"
             ) from error
         finally:
-            self.client.cancel([future for future, _ in of.values()])
+            with contextlib.suppress(OSError):  # what ended the run is to be told, not this
+                self.client.cancel([future for future, _ in of.values()])
 
 
 def engine(text: str, workers: int | None = None) -> Engine:

@@ -9,14 +9,22 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from threadpoolctl import ThreadpoolController, threadpool_limits
+from threadpoolctl import ThreadpoolController, threadpool_info, threadpool_limits
 
 
 @cache
 def scipy_linalg() -> ModuleType:
-    """The module `scipy.linalg`, imported when it is first asked for."""
+    """The module `scipy.linalg`, imported when it is first asked for.
+
+    Its BLAS comes to life with no more threads than those have that are here: a limit in force holds for it too.
+    """
+    before = ThreadpoolController().select(user_api="blas").lib_controllers
     import scipy.linalg
 
+    known = {library.filepath for library in before}
+    new = [p["filepath"] for p in threadpool_info() if p["user_api"] == "blas" and p["filepath"] not in known]
+    if before and new:
+        ThreadpoolController().select(filepath=new).limit(limits=max(library.num_threads for library in before))
     return scipy.linalg
 
 
