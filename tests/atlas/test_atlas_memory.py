@@ -197,6 +197,27 @@ def test_what_a_unit_is_said_to_take_is_what_it_takes(tmp_path, steep, scores):
         assert said - KEPT_BYTES <= (1.5 if name != "L0.mlp.out" else 2.5) * took, name
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc, and asks glibc to give back memory")
+def test_a_head_as_wide_as_the_model_takes_no_more_than_is_said(tmp_path):
+    """Its r x r work is as large as its vectors; 1280 is not a power of two, so that inverses are padded the most."""
+    sizes = WIDE | {"n_embd": 1280, "n_head": 1, "n_inner": 64, "vocab_size": 500}
+    tensors, rng = random_tensors(families()["gptj"], **sizes), np.random.default_rng(0)
+    for name in [n for n in tensors if n.split(".")[-2] in ("q_proj", "k_proj", "v_proj", "out_proj")]:
+        tensors[name] = with_gains(rng, 1280, 1280, np.geomspace(1, 0.7, 1280))
+    arrays = {n: np.ascontiguousarray(a, dtype=np.float32) for n, a in tensors.items()}
+    save_file(arrays, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({**families()["gptj"].tiny(), **sizes}))
+    words = [sys.executable, "-c", UNITS, str(tmp_path), repr(Options(("ov", "qk"), rank=16, draws=250, scores=False))]
+    mapped = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**20)}
+    told = subprocess.run(words, check=True, capture_output=True, text=True, env=mapped).stdout
+    print(told)
+    found = {name: (int(took), int(said)) for name, took, said in (line.split() for line in told.splitlines())}
+    for name in ("L0.ov", "L0.qk"):
+        took, said = found[name]
+        assert took <= said - KEPT_BYTES, name
+
+
 def shaped(family: str, dtype: str = "float16", **config: int | None) -> Model:
     """A model of these sizes without its values: every tensor is one number, repeated."""
     tensors = families()[family].tensors(values := Config({**families()[family].tiny(), **config}))

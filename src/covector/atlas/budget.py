@@ -25,6 +25,7 @@ from covector.linalg.maps import TILE_ENTRIES
 from covector.linalg.stability import BEYOND, NOISE_ROWS
 from covector.linalg.svd import at_a_time
 from covector.linalg.topk import BUFFER_BYTES, SLACK
+from covector.linalg.triangular import padded_size
 from covector.model.address import Site
 from covector.model.circuits import site_tensors
 from covector.model.frames import LARGE
@@ -209,7 +210,9 @@ def _run_bytes(model: Model, sites: tuple[Site, ...], options: Options) -> int:
     # Both sides as found, beside the factors in double of those that are decomposed together; then one side, or both
     # where lists are judged, in rows. Last those that one basis is for once more, one below the other.
     decomposed = (4 if options.scores else 3) * len(sites) * vector + 8 * vector
-    decomposed = max(decomposed, 2 * (len(sites) + min(len(sites), at_a_time(vector // 4))) * vector + 8 * vector)
+    at_once = min(len(sites), at_a_time(vector // 4))
+    work = max(8 * vector, at_once * _core_bytes(shape[-1]))
+    decomposed = max(decomposed, 2 * (len(sites) + at_once) * vector + work)
     rows = len(sites) * shape[-1] * (2 if sites[0].kind == "qk" or len(bases_of(model)) == 1 else 1)
     subspaces = 8 * vocabulary * 2 * len(sites)
     block = _block_bytes(vocabulary, rows, spec.d_model, options.k, itemsize)
@@ -220,6 +223,11 @@ def _run_bytes(model: Model, sites: tuple[Site, ...], options: Options) -> int:
     turned = max(shape[-1], DRAWN_LISTS)
     within = (8 + itemsize) * vocabulary * shape[-1] + _listed_bytes(vocabulary, turned, spec.d_model, itemsize)
     return max(decomposed, scored, 4 * len(sites) * vector + 8 * turned * spec.d_model + within)
+
+
+def _core_bytes(r: int) -> int:
+    """Of the r x r work on one product: Grams, triangles, their inverses in squares of a power of two, the core's SVD."""
+    return 8 * (8 * r * r + 2 * padded_size(r) ** 2)
 
 
 def _dense_bytes(shape: tuple[int, ...], d: int, wide: bool) -> int:

@@ -15,9 +15,7 @@ def inverses_of_lower(lower: Float[np.ndarray, "h r r"]) -> Float[np.ndarray, "h
     substitution comes, ‖L·X − I‖ of a few eps·r·κ (Higham 2002, §14.2); what is above the diagonal is not read.
     """
     number, r = lower.shape[:2]
-    size = SMALL
-    while size < r:
-        size *= 2
+    size = padded_size(r)
     padded = np.zeros((number, size, size))
     padded[:, :r, :r] = lower
     padded[:, np.arange(r, size), np.arange(r, size)] = 1.0
@@ -30,6 +28,11 @@ def inverses_of_lower(lower: Float[np.ndarray, "h r r"]) -> Float[np.ndarray, "h
         blocks[..., half:, :half] = -(second @ (whole[..., half:, :half] @ first))
         half *= 2
     return made[:, :r, :r]
+
+
+def padded_size(r: int) -> int:
+    """Of the squares in which r x r matrices are inverted: the next power of two."""
+    return max(SMALL, 1 << (r - 1).bit_length())
 
 
 def _diagonal(matrices: Float[np.ndarray, "h s s"], size: int) -> Float[np.ndarray, "h n size size"]:
