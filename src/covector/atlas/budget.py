@@ -226,7 +226,7 @@ def _run_bytes(model: Model, sites: tuple[Site, ...], options: Options) -> int:
 
 
 def _core_bytes(r: int) -> int:
-    """Of the r x r work on one product: Grams, triangles, their inverses in squares of a power of two, the core's SVD."""
+    """Of the r x r work on one product: Grams, triangles, inverses in squares of a power of two, an SVD."""
     return 8 * (8 * r * r + 2 * padded_size(r) ** 2)
 
 
