@@ -1,13 +1,14 @@
 """What a user sees of a wrong request: at once, one line, the command that helps; and commands worth pasting."""
 
 import json
+import re
 import shlex
 import subprocess
 import sys
 
 import pytest
 
-from covector.cli.main import run
+from covector.cli.main import app, run
 from covector.cli.retyped import TYPED, retyped
 from covector.render import Column, Table
 from covector.render.terminal import table_text
@@ -147,3 +148,20 @@ def test_a_command_is_typed_again_without_what_only_says_where_results_go() -> N
     finally:
         TYPED.reset(token)
     assert found == f'covector steer demo-lm "{TASK}" --scale -2,2 --split'
+
+
+@pytest.mark.parametrize("words", [[], ["observe"]])
+def test_help_lists_every_command_once_with_its_first_sentence_whole(
+    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run([*words, "--help"]) == 0
+    listed = capsys.readouterr().out.split("\n\n", 3)[-1]
+    names = re.findall(r"^  (\S+)  ", listed, flags=re.MULTILINE)
+    whole = app()
+    inner = next(group.typer_instance for group in whole.registered_groups if group.name == "observe")
+    assert inner is not None
+    made = inner.registered_commands if words else whole.registered_commands
+    assert sorted(names) == sorted([c.name for c in made if c.name] + ([] if words else ["observe"]))
+    assert "..." not in listed
+    assert max(map(len, listed.splitlines())) <= 80

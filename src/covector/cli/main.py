@@ -12,23 +12,13 @@ from typing import Annotated
 import typer
 
 from covector.cli.retyped import TYPED
+from covector.cli.sections import COMMANDS, GROUP, Sections
 from covector.errors import CovectorError
 
 # What the extra `run` brings; without it weights are read and no model runs.
 RUNS = ("torch", "transformers")
 # The exit code of what Ctrl-C ends: 128 and the number of the signal.
 INTERRUPTED = 130
-
-# Every command and the module of covector.cli that has it, in the order of the help.
-COMMANDS = {
-    "attend": "attend", "attribute": "attribute", "debias": "debias", "diff": "diff", "edit": "edit", "heads": "heads",
-    "induction": "induction", "inspect": "inspect", "locate": "locate", "patch": "patch", "rank": "rank",
-    "replicate": "replicate", "spectrum": "spectrum", "steer": "steer", "sweep": "sweep", "study": "study",
-    "svd": "svd", "atlas": "atlas", "rollout": "rollout", "search": "search", "score": "score", "fires": "fires",
-    "glance": "glance", "directions": "glance", "compare-atlases": "compare_atlases", "report": "report",
-    "view": "view",
-}  # fmt: skip
-GROUP = "observe"
 
 
 def _version(wanted: bool) -> bool:
@@ -52,6 +42,7 @@ def app(only: str | None = None) -> typer.Typer:
     """The command line; `only` one command of it, which spares the tenth of a second that setting up all takes."""
     made = typer.Typer(
         name="covector",
+        cls=Sections,
         help="Read a transformer's weights: what each direction reads and writes, and how likely that is by chance.",
         add_completion=False,
         rich_markup_mode=None,
@@ -59,7 +50,7 @@ def app(only: str | None = None) -> typer.Typer:
     )
     made.callback()(_root)
     for name, module in COMMANDS.items():
-        if only in (None, name):
+        if name != GROUP and only in (None, name):
             made.command(name=name)(getattr(import_module(f"covector.cli.{module}"), name.replace("-", "_")))
     if only in (None, GROUP):
         from covector.cli import ioi, observe_more  # noqa: F401 (they add their sub-commands)
@@ -79,7 +70,7 @@ def main() -> None:
 def run(words: list[str]) -> int:
     """Run one command line; returns the exit code. With COVECTOR_DEBUG=1 a failure keeps its traceback."""
     words = [*words, "--help"] if words in ([], [GROUP]) else words
-    known = words[0] in (*COMMANDS, GROUP)
+    known = words[0] in COMMANDS
     command = typer.main.get_command(app(words[0] if known else None))
     TYPED.set(tuple(words))
     try:

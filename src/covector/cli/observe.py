@@ -26,10 +26,13 @@ from covector.cli.options import (
     Strict,
     Template,
 )
+from covector.cli.sections import Sentences
 from covector.cli.tasks import Centred, Output, Task, check_prompts, continued, observable_of, pairs_of
 
 observe = typer.Typer(
-    help="Which heads, paths and directions decide a task: a weighted list of tokens or actions.", no_args_is_help=True
+    cls=Sentences,
+    help="Which heads, paths and directions decide a task: a weighted list of tokens or actions.",
+    no_args_is_help=True,
 )
 
 
