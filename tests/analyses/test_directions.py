@@ -1,6 +1,7 @@
 """Lists of directions: each filter against its own plain reading of the index; and which are looked at first."""
 
 import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from covector.analyses.look_first import OF_ONE_PLACE
 from covector.atlas.plan import Options
 from covector.errors import BadRequest
 from covector.render.labels import cell_len, shown
-from covector.render.number import probability
+from covector.render.number import number_text, probability
 
 Row = dict[str, Any]
 
@@ -91,6 +92,17 @@ def test_rows_come_in_order_and_what_is_unknown_last(
 def test_a_place_that_is_not_there_is_refused(atlas: covector.Atlas, given: dict[str, Any], said: str) -> None:
     with pytest.raises(BadRequest, match=said):
         covector.directions(atlas, **given)
+
+
+@pytest.mark.parametrize("sort", ["p_svd", "p_cov", "q_svd", "heldout", "coherence", "stability", "lexical"])
+def test_what_rows_are_in_order_of_stands_in_every_line(atlas: covector.Atlas, rows: list[Row], sort: str) -> None:
+    known = {f"{r['site']}:{r['dyad']} {r['side']}": r[sort] for r in rows}
+    table = covector.directions(atlas, sort=sort, rising=True, top=7)
+    assert table.lines is not None
+    for row in table.rows:
+        value = known[f"{row['place']} {row['side']}"]
+        (said,) = re.findall(rf" {sort} +(\S+)", table.lines(row, 120).splitlines()[0])
+        assert said == (probability(value).strip() if sort[0] in "pq" else number_text(value, 3))
 
 
 def test_the_number_that_calls_a_direction_interpretable_stands_on_the_screen(atlas: covector.Atlas) -> None:

@@ -7,6 +7,7 @@ import re
 import shlex
 import unicodedata
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def directions(
     near = int((atlas.column("q_dir")[rows] < LEVEL).sum())
     first, meta = rows if top is None else rows[:top], atlas.manifest["meta"]
     return Table(
-        columns=direction_columns(atlas, first),
+        columns=direction_columns(atlas, first, sort),
         meta={**meta, "analysis": "directions", "kept": len(rows), "near": near, "sort": sort},
         title=f"{meta['model']} · {len(first):,} of {len(rows):,} kept directions shown, {len(atlas):,} in all",
         says=f"{len(rows):,} of {len(atlas):,} directions are kept; {near:,} of them lie closer to a label than random "
@@ -70,7 +71,7 @@ def directions(
         not_says="Filters choose by what is looked at: p and q are of the whole atlas and are not corrected for the "
         "choice. A direction near a label need not be used.",
         next=like_first(atlas, first),
-        lines=direction_line,
+        lines=partial(direction_line, order=sort),
         key=("place", "side"),
     )  # fmt: skip
 
@@ -109,8 +110,11 @@ def _verdict(atlas: Atlas, rows: Int[np.ndarray, " n"]) -> str:
     return " Interpretable is a verdict on the list of labels (q_coherence and more), not on the nearest one (q_dir)."
 
 
-def direction_columns(atlas: Atlas, rows: Int[np.ndarray, " n"]) -> list[Column]:
-    """What a list says of directions: where, how strong, how near to a label beside chance, verdicts, both poles."""
+def direction_columns(atlas: Atlas, rows: Int[np.ndarray, " n"], order: str = "") -> list[Column]:
+    """What a list says of directions: where, how strong, how near to a label beside chance, verdicts, both poles.
+
+    `order` is what puts them in order; one of `NUMBERS` has its column.
+    """
     names = set(atlas.names)
     wanted = ("site", "dyad", "side", "sigma", "zeta", "label", "top", "bottom", "score_pole", *NUMBERS, *FLAGS)
     told = atlas.rows(rows, [n for n in wanted if n in names])
@@ -126,7 +130,7 @@ def direction_columns(atlas: Atlas, rows: Int[np.ndarray, " n"]) -> list[Column]
     if "score_pole" in names:
         poles = [None if not r["score_pole"] else "+" if r["score_pole"] > 0 else "−" for r in told]
         judged = [Column("judged", poles, about="pole of the list that coherence, its q and the verdict are about")]
-    return [
+    columns = [
         Column("place", [f"{r['site']}:{r['dyad']}" for r in told]),
         Column("side", [r["side"] for r in told]),
         Column("sigma", of("sigma"), digits=3, about="gain σ"),
@@ -147,6 +151,9 @@ def direction_columns(atlas: Atlas, rows: Int[np.ndarray, " n"]) -> list[Column]
             coherence="of the labels, after the direction is projected out",
         ),
     ]
+    if order in NUMBERS and order not in {column.name for column in columns}:
+        columns.append(Column(order, of(order), about="what the rows are in order of"))
+    return columns
 
 
 def _pole(labels: Sequence[str | None] | None) -> list[str]:
