@@ -55,7 +55,7 @@ def look_first(source: Atlas | str | Path, top: int = 9) -> Table:
 
 def _says(called: int, named: int, judged: bool, n: int) -> str:
     if not n:
-        return "No direction inside a layer is nearer to a label than chance (q < .05 over the whole atlas)."
+        return "No direction inside a layer is nearer to a label than random ones (q < .05 over the whole atlas)."
     if called:
         are = "is" if called == 1 else "are"
         first = f"{called:,} of these {are} called interpretable by the rule, {named} of them {are} named first"
