@@ -76,7 +76,7 @@ def is_gone(pid: int) -> bool:
     """Whether a process has ended (a zombie that nobody has waited for has)."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # before the file was opened, or after
         return True
 
 
