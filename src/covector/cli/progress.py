@@ -20,9 +20,9 @@ class Progress:
         now = time.monotonic()
         if self.begun is None:
             self.begun = (now, share)
-        if self.quiet or not name:
+        if self.quiet:
             return
-        text = f"{done}/{of} parts · {share:.0%} · {self._left(now, share)}{name}"
+        text = f"{done}/{of} parts · {share:.0%} · {self._left(now, share)}{name or '…'}"
         if self.terminal:
             sys.stderr.write(f"\r\033[K{text}")
             sys.stderr.flush()
