@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from covector.analyses.directions import LEVEL, inside_layers
 from covector.analyses.score import ALIKE, rule_text
 from covector.atlas.build import WHOLE, Progress, Shard, build, compute
 from covector.atlas.plan import EVERYTHING, Options, Unit
 from covector.atlas.reference import anywhere as anywhere
+from covector.axes import Bool, Float
 from covector.engine import Engine, engine
 from covector.errors import BadRequest
 from covector.io.atlas import Atlas
@@ -103,10 +105,10 @@ def said(atlas: Atlas) -> str:
     """What the verdicts of a judged atlas say, in a few lines; empty for one that was not judged."""
     if "interpretable" not in atlas.names:
         return ""
-    told = atlas.columns("coherence", "interpretable", "aligned", "p_coherence_svd", "q_dir", "basis")
+    told = atlas.columns("coherence", "interpretable", "aligned", "p_coherence_svd", "q_coherence", "basis")
     kinds = {str(basis).rpartition("_")[0] for basis in told["basis"]}
-    near, label = int((told["q_dir"] < 0.05).sum()), "token" if kinds == {"token"} else "label"
-    lines = [f"{near:,} of {len(atlas):,} directions lie closer to a {label} than random ones (q < .05)."]
+    label = "token" if kinds == {"token"} else "label"
+    lines = [_near(atlas, label)]
     judged = np.isfinite(told["coherence"])
     if not judged.any():
         lines.append(f"No list could be judged: that takes {FEWEST} {label}s, here are fewer.")
@@ -114,13 +116,40 @@ def said(atlas: Atlas) -> str:
     called, aligned = int(told["interpretable"].sum()), int(told["aligned"].sum())
     rule = rule_text().replace("heldout_low", "held-out AUC from")
     of = "" if judged.all() else f" of {int(judged.sum()):,} that could be judged"
-    lines += [f"{called}{of} are interpretable by the rule ({rule}).", *_beside_rotated(atlas)]
-    within = told["p_coherence_svd"][told["interpretable"]]
-    if np.isfinite(within).any() and np.nanmedian(within) >= ALIKE:
-        lines.append("Rotated bases of these heads score like their singular vectors: what is found is the subspace's.")
+    lines.append(f"{called}{of} are interpretable by the rule ({rule}).")
+    with np.errstate(invalid="ignore"):
+        open_ = int(np.sum((told["q_coherence"] >= LEVEL / 2) & (told["q_coherence"] < 2 * LEVEL)))
+    if open_:
+        lines.append(f"Of {open_} lists q is within a factor of two of {LEVEL}: more --draws decide them.")
+    lines += [*_beside_rotated(atlas), *_heads_beside_rotated(told["p_coherence_svd"], told["interpretable"])]
     if aligned:
         lines.append(f"Of the others {aligned} are themselves what their lists share, which the rule cannot judge.")
     return "\n".join(lines) + "\n"
+
+
+def _near(atlas: Atlas, label: str) -> str:
+    """How many directions lie near a label: inside layers, and of embeddings, for which that says little."""
+    inside, near = inside_layers(atlas), atlas.column("q_dir") < LEVEL
+    said = [f"{int((near & of).sum()):,} of {int(of.sum()):,} directions" for of in (inside, ~inside)]
+    if not inside.any():
+        return f"{said[1]} of embeddings lie closer to a {label} than random ones, as those of random weights do."
+    text = f"{said[0]}{' in layers' if not inside.all() else ''} lie closer to a {label} than random ones (q < .05)"
+    return text + ("." if inside.all() else f"; of embeddings {said[1]} do, which lie near their own rows anyway.")
+
+
+def _heads_beside_rotated(p: Float[np.ndarray, " n"], called: Bool[np.ndarray, " n"]) -> list[str]:
+    """Whether singular vectors of heads make better lists than rotated bases of the same subspaces do."""
+    of = p[np.isfinite(p)]
+    if not of.size:
+        return []
+    share = float(np.mean(of <= LEVEL))
+    said = f"{share:.1%} of lists of heads are more coherent than 95 % of those of rotated bases (5 % by chance)"
+    if share < 2 * LEVEL:
+        said += ": rotated bases score like singular vectors"
+    within = p[called & np.isfinite(p)]
+    if within.size and np.median(within) >= ALIKE:
+        said += ", and what is called interpretable in heads is their subspaces'"
+    return [f"{said}."]
 
 
 def _beside_rotated(atlas: Atlas) -> list[str]:

@@ -56,3 +56,53 @@ def test_rotated_bases_are_told_of_those_that_have_any(tmp_path: Path) -> None:
     assert (
         "Of the 2 in heads 0 also against rotated bases of their head (the least q of the atlas is 0.25; more" in text
     )
+
+
+def told_of(tmp_path: Path, **columns: np.ndarray | float) -> str:
+    """What is said of an atlas of heads, an MLP and an embedding with these columns, nothing called in it."""
+
+    def change(made: dict[str, np.ndarray], rng: np.random.Generator) -> None:
+        n = len(made["site"])
+        plain = {"interpretable": np.zeros(n, bool), "svd_specific": np.zeros(n, bool), "aligned": np.zeros(n, bool)}
+        made |= plain | {"coherence": np.zeros(n)}
+        inside = np.array([".ov" in str(s) for s in made["site"]])
+        made["p_coherence_svd"] = np.where(inside, (np.arange(n) % 16 + 0.5) / 16, np.nan)
+        made["q_coherence_svd"] = np.where(inside, 1.0, np.nan)
+        made["q_coherence"] = np.ones(n)
+        for name, value in columns.items():
+            made[name] = np.where(inside, value, made[name])
+
+    return said(synthetic(tmp_path / "a", change, kinds=("ov", "mlp.out", "embed")))
+
+
+def test_embeddings_near_their_own_rows_are_counted_apart(tmp_path: Path) -> None:
+    def near_in_the_embedding(made: dict[str, np.ndarray], rng: np.random.Generator) -> None:
+        n = len(made["site"])
+        made |= {name: np.zeros(n, bool) for name in ("interpretable", "svd_specific", "aligned")}
+        made |= {name: np.full(n, np.nan) for name in ("coherence", "p_coherence_svd", "q_coherence_svd")}
+        embed = np.array([str(s) == "embed" for s in made["site"]])
+        made |= {"q_dir": np.where(embed, 0.001, 0.9), "q_coherence": np.ones(n)}
+
+    atlas = synthetic(tmp_path / "a", near_in_the_embedding, kinds=("ov", "mlp.out", "embed"))
+    embedded = int((atlas.column("site") == "embed").sum())
+    assert embedded > 0
+    assert said(atlas).startswith(
+        f"0 of {len(atlas) - embedded:,} directions in layers lie closer to a token than random ones (q < .05); of "
+        f"embeddings {embedded} of {embedded} directions do, which lie near their own rows anyway."
+    )
+
+
+def test_rotated_bases_that_score_alike_are_told_where_nothing_is_called(tmp_path: Path) -> None:
+    """p even between 0 and 1 is what rotated bases give; p below .05 for all is not."""
+    alike = (
+        "6.2% of lists of heads are more coherent than 95 % of those of rotated bases (5 % by chance): rotated bases"
+    )
+    assert alike in told_of(tmp_path)
+    better = told_of(tmp_path / "b", p_coherence_svd=0.01)
+    assert "100.0% of lists of heads are more coherent than 95 % of those of rotated bases (5 % by chance)." in better
+
+
+def test_lists_whose_verdict_hangs_on_the_draws_are_counted(tmp_path: Path) -> None:
+    text = told_of(tmp_path, q_coherence=0.09)
+    assert "lists q is within a factor of two of 0.05: more --draws decide them." in text
+    assert "more --draws" not in told_of(tmp_path / "b", q_coherence=0.11)
