@@ -20,10 +20,11 @@ from safetensors.numpy import save_file
 
 D, LAYERS, HEADS, VOCABULARY, CONTEXT = 1024, 24, 16, 50257, 1024
 LIMIT_SECONDS = 1.0
+TARGET_SECONDS = 0.5  # what is aimed at; the claim does not fail for it
 # Above the stored table that is read (206 MB) the process may hold: interpreter and libraries (about 60 MB), unit
 # vectors (206 MB), one block of scores (64 MB), and slack for the allocator.
 LIMIT_MIB = 500
-RUNS = 7
+RUNS = 9
 # The high-water mark of this process alone: ru_maxrss would count what its parent held when it was forked.
 PEAK = (
     "import sys; from covector.cli.main import run; run(sys.argv[1:]);"
@@ -81,10 +82,11 @@ def main() -> int:
         peak = int(told.stderr.split()[-1]) / 1024
         least = floor()
     middle = statistics.median(seconds)
+    reached = "reached" if middle <= TARGET_SECONDS else "not reached"
     sys.stdout.write(
         f"{platform.machine()}, {RUNS} runs: median {middle:.2f} s (min {min(seconds):.2f}), "
-        f"limit {LIMIT_SECONDS} s; floor {least:.2f} s, ratio {middle / least:.1f}; "
-        f"peak {peak:.0f} MiB of {LIMIT_MIB}\n"
+        f"limit {LIMIT_SECONDS} s, target {TARGET_SECONDS} s: {reached}; "
+        f"floor {least:.2f} s, ratio {middle / least:.1f}; peak {peak:.0f} MiB of {LIMIT_MIB}\n"
     )
     return 0 if middle <= LIMIT_SECONDS and peak <= LIMIT_MIB else 1
 
