@@ -70,14 +70,14 @@ def test_pictures_are_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     ("words", "said"),
     [
         (["nothing", "a"], "expected a study (activations, "),
-        (["kinds"], "expected one atlas folder, got 0"),
-        (["kinds", "a", "b"], "expected one atlas folder, got 2"),
-        (["width"], "expected atlas folders, got 0"),
-        (["index", "missing"], "expected an atlas"),
-        (["size"], "expected atlas folders, got 0"),
-        (["dictionary", "a", "b"], "expected one atlas folder, got 2"),
+        (["kinds"], "expected one atlas folder or model, got 0"),
+        (["kinds", "a", "b"], "expected one atlas folder or model, got 2"),
+        (["width"], "expected atlas folders or models, got 0"),
+        (["index", "missing.atlas"], "expected an atlas"),
+        (["index", "missing"], "no atlas at 'missing', and as a model: "),
+        (["size"], "expected atlas folders or models, got 0"),
+        (["dictionary", "a", "b"], "expected one atlas folder or model, got 2"),
         (["activations", "a"], "expected --text FILE"),
-        (["kinds", "a", "--text", "b"], "expected no --text, it reads none"),
         (["frequency", "a", "--text", "missing.txt"], "expected a UTF-8 text file at 'missing.txt'"),
     ],
 )
@@ -98,6 +98,7 @@ def test_the_commands_of_the_page_run(tmp_path: Path, monkeypatch: pytest.Monkey
     """
     build_atlas("demo-lm", tmp_path / "demo.atlas", options=Options(rank=10, draws=300), workers=1)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COVECTOR_CACHE", str(tmp_path / "cache"))
     Path("stories.txt").write_text("the king had a red hat and the queen a blue one\n" * 40, encoding="utf-8")
     lines = re.findall(r"^covector study (?!width|size)[a-z]+.*$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     if find_spec("sklearn") is None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -38,7 +39,8 @@ def atlas_of(ref: str, *, quiet: bool = False) -> Path:
     """The folder of an atlas: the one that `ref` names; of a model its own in the cache, built first where need be.
 
     What is built is what ``covector atlas MODEL`` and ``covector view MODEL`` build; Ctrl-C and the same command again
-    goes on. Raises what `covector.workbench.open` and `covector.building.build_atlas` raise.
+    goes on. Raises BadRequest for what is neither an atlas nor a model that opens, and what
+    `covector.building.build_atlas` raises.
     """
     folder = Path(ref).expanduser()
     if (folder / "manifest.json").is_file() or ref.endswith(".atlas"):
@@ -48,7 +50,10 @@ def atlas_of(ref: str, *, quiet: bool = False) -> Path:
     from covector.io.cache import atlas_folder
     from covector.workbench import open as open_model
 
-    model, kept = open_model(ref), atlas_folder(ref)
+    try:
+        model, kept = open_model(ref), atlas_folder(ref)
+    except CovectorError as error:
+        raise BadRequest(f"no atlas at '{ref}', and as a model: {error}") from error
     try:
         if dict(Atlas(kept).manifest["meta"].get("files") or {}) == dict(model.meta.get("files") or {}):
             return kept
@@ -78,7 +83,8 @@ def _build(model: "Model", kept: Path, quiet: bool) -> None:
 
 def as_typed(table: "Table", folder: Path, ref: str) -> "Table":
     """The table with the atlas in its next command named as it was typed, not by its folder in the cache."""
-    return dataclasses.replace(table, next=table.next.replace(shlex.quote(str(folder)), shlex.quote(ref)))
+    whole = rf"(?<!\S){re.escape(shlex.quote(str(folder)))}(?!\S)"
+    return dataclasses.replace(table, next=re.sub(whole, lambda _: shlex.quote(ref), table.next))
 
 
 def as_agent(model: "Model", path: Path | None) -> "Model":

@@ -6,16 +6,20 @@ from typing import Annotated
 
 import typer
 
-from covector.cli.options import Json, Out, Plot, Quiet, RunDevice, Seed
+from covector.cli import study_options as of
+from covector.cli.options import Json, Out, Plot, Quiet, RunDevice
 from covector.errors import BadRequest, MissingExtra, in_words
 
 
 def study(
     name: Annotated[str | None, typer.Argument(help="Which study; without it all are listed.")] = None,
-    atlases: Annotated[list[Path] | None, typer.Argument(help="Atlas folders (width and size take several).")] = None,
+    atlases: Annotated[
+        list[str] | None,
+        typer.Argument(help="Folders that covector atlas has made, or models (width and size take several)."),
+    ] = None,
     cache: Annotated[
         Path | None,
-        typer.Option("--cache", metavar="DIR", help="Where frames keeps the atlases it builds (beside the atlas)."),
+        typer.Option("--cache", metavar="DIR", help="Where atlases of frames are kept (frames): beside the atlas."),
     ] = None,
     text: Annotated[
         Path | None, typer.Option("--text", metavar="FILE", help="Plain text (activations, frequency), UTF-8.")
@@ -23,7 +27,20 @@ def study(
     without_model: Annotated[
         bool, typer.Option("--without-model", help="From the atlas alone; what needs the checkpoint is left out.")
     ] = False,
-    seed: Seed = 0,
+    kinds: of.Kinds = None,
+    cosine: of.Cosine = None,
+    rule: of.Rule = None,
+    leading: of.Leading = None,
+    number: of.Number = None,
+    windows: of.Windows = None,
+    sites: of.Sites = None,
+    bases: of.Bases = None,
+    frames: of.Frames = None,
+    path: of.Path = None,
+    k: of.Labels = None,
+    rotations: of.Rotations = None,
+    draws: of.Draws = None,
+    seed: of.Seed = None,
     json: Json = False,
     out: Out = None,
     plot: Plot = None,
@@ -32,23 +49,33 @@ def study(
 ) -> None:
     """A named question with its design and null: are heads more interpretable than MLPs, is the SVD basis special, …
 
-    covector study alone lists them. Each takes an atlas (covector atlas MODEL --out FOLDER).
+    covector study alone lists them. Each takes an atlas, or a model: its atlas is built first, in the cache.
     """
     from covector.analyses.studies import study_of
-    from covector.cli.opening import check_device
+    from covector.cli.opening import as_typed, atlas_of, check_device
     from covector.cli.output import emit, refuse_plot
 
     start = time.perf_counter()
     check_device(device)
+    typed = {
+        "kinds": kinds, "cosine": cosine, "rule": rule, "leading": leading, "number": number, "windows": windows,
+        "sites": sites, "bases": bases, "frames": frames, "path": path, "-k": k, "rotations": rotations,
+        "draws": draws, "seed": seed, "text": text, "cache": cache, "without_model": without_model,
+        "device": None if device == "cpu" else device,
+    }  # fmt: skip
     if name is None:
+        of.refuse_alone(typed)
         refuse_plot(plot, "the list of studies")
         table = listed()
     else:
-        found, given = study_of(name), list(atlases or ())
-        _check(name, found.needs, len(given), text is not None)
-        words = None if text is None else _read(text)
-        options = {"seed": seed} if found.seeded else {}
-        table = found.function(*_given(found.needs, given, cache, words, without_model, quiet, device), **options)
+        found, refs = study_of(name), list(atlases or ())
+        _check(name, found.needs, len(refs))
+        options = of.keywords(found, typed, len(refs))
+        words = _text(name, found.needs, text)
+        folders = [atlas_of(ref, quiet=quiet) for ref in refs]
+        table = found.function(*_given(found.needs, folders, cache, words, without_model, quiet, device), **options)
+        for folder, ref in zip(folders, refs, strict=True):
+            table = as_typed(table, folder, ref)
     seconds = time.perf_counter() - start
     emit(table, as_json=json, out=out, plot=plot, quiet=quiet, seconds=seconds)
 
@@ -68,7 +95,7 @@ def listed():
         ],
         meta={"analysis": "studies"},
         title=f"{len(known)} studies of atlases",
-        next="covector study kinds FOLDER",
+        next="covector study kinds MODEL",
         key=("study",),
         lines=_line,
     )
@@ -80,18 +107,23 @@ def _line(row: dict, width: int) -> str:
     return clip(f"{row['study']:<12} {row['question']}", width)
 
 
-def _check(name: str, needs: str, folders: int, has_text: bool) -> None:
-    """Raise BadRequest unless a study gets as many atlases as it takes, and a text where it reads one."""
+def _check(name: str, needs: str, atlases: int) -> None:
+    """Raise BadRequest unless a study gets as many atlases as it takes."""
     several = needs in ("atlases", "sizes")
-    if (not folders and needs != "toy") or (folders > 1 and not several):
-        wanted = "atlas folders" if several else "one atlas folder"
+    if (not atlases and needs != "toy") or (atlases > 1 and not several):
+        wanted = "atlas folders or models" if several else "one atlas folder or model"
         raise BadRequest(
-            f"study {name}: expected {wanted}, got {folders}; covector atlas MODEL --out FOLDER builds one"
+            f"study {name}: expected {wanted}, got {atlases}; covector atlas MODEL --out FOLDER builds one"
         )
-    if has_text and needs not in ("text", "counts"):
-        raise BadRequest(f"study {name}: expected no --text, it reads none; leave it out")
-    if not has_text and needs == "text":
+
+
+def _text(name: str, needs: str, path: Path | None) -> str | None:
+    """The text of a study that reads one. Raises BadRequest or MissingExtra, before any atlas is built."""
+    if path is None and needs == "text":
         raise BadRequest(f"study {name}: expected --text FILE, the text to run, got none; any plain text will do")
+    if needs == "text":
+        _along()
+    return None if path is None else _read(path)
 
 
 def _read(path: Path) -> str:
@@ -111,7 +143,7 @@ def _given(
     """What a study's function is called with."""
     from covector.atlases import model_of, open_atlas
 
-    opened = [open_atlas(folder.expanduser()) for folder in folders]
+    opened = [open_atlas(folder) for folder in folders]
     if needs == "atlases":
         return [opened]
     if needs == "sizes":
@@ -145,6 +177,12 @@ def _counts(model, text: str | None):
 
 def _passed(model, text: str):
     """Gives what passes hook points along the text."""
+    along = _along()
+    return lambda hooks: along(model, text, hooks)
+
+
+def _along():
+    """What runs a model along a text. Raises MissingExtra without torch."""
     import os
 
     # Idle torch threads that spin make everything twenty times slower where another program uses the cores.
@@ -155,7 +193,7 @@ def _passed(model, text: str):
         raise MissingExtra(
             f"study activations runs the model: expected torch, {error.name} is missing; pip install 'covector[run]'"
         ) from error
-    return lambda hooks: along(model, text, hooks)
+    return along
 
 
 def _maker(atlas, cache: Path | None, quiet: bool):

@@ -9,6 +9,7 @@ coherent its lists are against theirs. If it is nothing special it wins against 
 Source: Q18 of the theory page; `docs/theory/studies.md`, equations 28–30.
 """
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -220,7 +221,7 @@ def _table(atlas: Atlas, scores: list[Score], positions: int, rotations: int, se
         says=_says(scores, tests, q),
         not_says="Not what matters for the loss: no gradient was taken. What heads write follows their gains even "
         "where activations are isotropic (white). Other texts may visit other directions.",
-        next=f"covector study basis {atlas.folder}",
+        next=f"covector study basis {shlex.quote(str(atlas.folder))}",
         picture=_picture,
         key=("kind", "side", "score"),
     )  # fmt: skip

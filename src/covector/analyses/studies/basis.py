@@ -7,6 +7,7 @@ more coherent one, and p-values within the subspace show no excess of small ones
 Source: Q18 of the theory page; `docs/theory/studies.md`, equations 4–7.
 """
 
+import shlex
 from dataclasses import dataclass
 
 import numpy as np
@@ -138,7 +139,7 @@ def _table(atlas: Atlas, found: list[Within], rotations: int) -> Table:
         not_says="Not what the network uses: activations decide that (covector study activations). Nothing about "
         "whether subspaces mean anything (covector study kinds); p of cosines are upper bounds, so a lack of small "
         "ones says little.",
-        next=f"covector study activations {atlas.folder} --text FILE",
+        next=f"covector study activations {shlex.quote(str(atlas.folder))} --text FILE",
         picture=lambda _: _picture(found),
         key=("kind", "side", "score"),
     )  # fmt: skip

@@ -172,7 +172,7 @@ def _toy_table(found: list[Recovered], d: int, rows: int, active: float, noise: 
         not_says="Methods know the number of features, which nobody does for a model. The toy's features are "
         "independent, seldom there and equally strong; real ones need not be. NMF sees rows split into positive and "
         "negative parts, where sums that cancel are not sums any more.",
-        next="covector study dictionary FOLDER",
+        next="covector study dictionary MODEL",
         picture=lambda _: _toy_picture(found, d),
         key=("per_dimension", "method"),
     )  # fmt: skip

@@ -8,6 +8,7 @@ without each other one, so that interactions can be estimated as well.
 Source: Q11 and §1.5 of the theory page; `docs/theory/studies.md`, equations 4, 19 and 31.
 """
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -294,7 +295,7 @@ def _table(
         says=_says(terms, q, missing),
         not_says="All combinations compute the same function: one with more coherent lists shows more, it is not more "
         "right. Of five sites or fewer (MLPs of a small model) no p can be below .05.",
-        next=f"covector study frames {atlas.folder}",
+        next=f"covector study frames {shlex.quote(str(atlas.folder))}",
         picture=lambda _: _picture(terms),
         key=("kind", "side", "term"),
     )  # fmt: skip

@@ -9,6 +9,7 @@ common to all sites of a frame, and would else be taken for an effect.
 Source: Q11 and §1.5 of the theory page; `docs/theory/studies.md`, equations 4 and 19–20.
 """
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -176,7 +177,7 @@ def _table(atlas: Atlas, effects: list[Effect], frames: list[str], missing: list
         says=_says(effects, q, missing),
         not_says="Every one of these frames computes the same function: a frame with more coherent lists shows more, "
         "it is not more right. The steps are nested, so interactions are not seen here (covector study factorial).",
-        next=f"covector study factorial {atlas.folder}",
+        next=f"covector study factorial {shlex.quote(str(atlas.folder))}",
         picture=lambda _: _picture(effects),
         key=("step", "kind", "side"),
     )  # fmt: skip

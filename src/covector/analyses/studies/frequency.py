@@ -8,6 +8,7 @@ alike in all three, so that what the vocabulary does to any direction is not put
 Source: Q4, N8 and §1.6 of the theory page; `docs/theory/studies.md`, equations 21–23.
 """
 
+import shlex
 from dataclasses import dataclass
 
 import numpy as np
@@ -236,7 +237,7 @@ def _table(atlas: Atlas, found: list[Found], counts: np.ndarray | None, draws: i
                   "--text counts real ones. " if counts is None else "Frequencies are those of this text, not of what "
                   "the model was trained on. ")
         + "Whatever goes along with frequency (how far a token was trained, its spelling) is taken out with it.",
-        next=f"covector study kinds {atlas.folder}",
+        next=f"covector study kinds {shlex.quote(str(atlas.folder))}",
         picture=_picture,
         key=("kind", "side"),
     )  # fmt: skip

@@ -8,6 +8,7 @@ what heads have over MLPs; if they score like MLPs, it is the role.
 Source: Q7 of the theory page; `docs/theory/studies.md`, equations 1–3.
 """
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -174,7 +175,7 @@ def _table(atlas: Atlas, groups: list[Group], leading: int, with_slices: bool, d
         title=f"{told_of(atlas)} · kinds: token lists more coherent than chance · first {leading} dyads of every site",
         says=_says(first, shares, against),
         not_says=_not_says(first, with_slices),
-        next=f"covector study sides {atlas.folder}",
+        next=f"covector study sides {shlex.quote(str(atlas.folder))}",
         picture=_picture,
         key=("kind", "side"),
     )  # fmt: skip

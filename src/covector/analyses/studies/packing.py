@@ -8,6 +8,7 @@ Source: Q5(a) of the theory page; `docs/theory/studies.md`, equations 13–15, 3
 """
 
 import dataclasses
+import shlex
 from dataclasses import dataclass
 
 import numpy as np
@@ -219,7 +220,7 @@ def _table(atlas: Atlas, sets: list[Set], rule: str, draws: int, seed: int) -> T
         not_says="Not how many features the model has: a matrix has no more singular directions than dimensions, and "
         "a feature that is no singular direction is not here. Directions of several layers may be one feature. "
         "Directions chosen for what labels share may lie closer than random ones for that alone.",
-        next=f"covector search {atlas.folder} --like {atlas.column('site')[0]}:0",
+        next=f"covector search {shlex.quote(str(atlas.folder))} --like {atlas.column('site')[0]}:0",
         picture=_picture,
         key=("set",),
     )  # fmt: skip

@@ -7,6 +7,7 @@ what counts; random directions have the same |κ| computed on the same labels.
 Source: Q6 of the theory page; `docs/theory/studies.md`, equation 8.
 """
 
+import shlex
 from dataclasses import dataclass
 
 import numpy as np
@@ -133,7 +134,7 @@ def _table(atlas: Atlas, found: list[Sided], k: int, draws: int, seed: int) -> T
         says=_says(found, q, edge),
         not_says="Not whether activations visit one pole only: that needs texts. Directions of one matrix are taken as "
         "separate. Labels relative to their mean; other axes of the vocabulary (frequency, length) are left in.",
-        next=f"covector study index {atlas.folder}",
+        next=f"covector study index {shlex.quote(str(atlas.folder))}",
         picture=lambda _: _picture(found),
         key=("kind", "side"),
     )  # fmt: skip

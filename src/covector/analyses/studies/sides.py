@@ -7,6 +7,7 @@ the same basis; the difference read − write is taken on each dyad, averaged ov
 Source: Q9 and §1.6 of the theory page; `docs/theory/studies.md`, equation 4.
 """
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -119,7 +120,7 @@ def _table(
         says=_says(found, tests, q, share),
         not_says="Not what a head does with either: a side is judged by how alike its labels are. Heads of one layer "
         "are taken as separate. QK has no written side.",
-        next=f"covector study basis {atlas.folder}",
+        next=f"covector study basis {shlex.quote(str(atlas.folder))}",
         picture=_picture,
         key=("basis",),
     )  # fmt: skip

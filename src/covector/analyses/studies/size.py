@@ -7,6 +7,7 @@ is known, and nothing of what another model of its size would have.
 Source: Q16 of the theory page (larger models); `docs/theory/studies.md`, equations 1–2 and 12.
 """
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,9 +90,11 @@ def _parameters(one: Sized) -> int:
 
 def _sized(atlas: Atlas, parameters: int, kinds: tuple[str, ...]) -> Sized:
     places = directions(atlas)
-    at = np.isin(places.kind.astype(str), kinds)
-    if not at.any():
-        raise BadRequest(f"{atlas.folder}: expected directions of kind {', '.join(kinds)}; name kinds that all have")
+    there = places.kind.astype(str)
+    at, lacking = np.isin(there, kinds), [kind for kind in kinds if kind not in there]
+    if lacking or not at.any():
+        told = ", ".join(lacking) or "'' (none is named)"
+        raise BadRequest(f"{atlas.folder}: expected directions of kind {told}; name kinds that all have")
     p, z = (
         atlas.column(name)[at] if name in atlas.names else np.full(at.sum(), np.nan)
         for name in ("p_coherence", "z_coherence")
@@ -154,8 +157,8 @@ def _pair(scores: Clustered) -> tuple[np.ndarray, np.ndarray]:
 def _next(found: list[Sized]) -> str:
     """The slope on width where widths differ, else what the largest model's kinds show."""
     if len({one.d for one in found}) > 1:
-        return f"covector study width {' '.join(one.folder for one in found)}"
-    return f"covector study kinds {found[-1].folder}"
+        return f"covector study width {shlex.join(one.folder for one in found)}"
+    return f"covector study kinds {shlex.quote(found[-1].folder)}"
 
 
 def _says(found: list[Sized], slopes: dict[str, Slope | None]) -> str:

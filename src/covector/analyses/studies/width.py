@@ -6,6 +6,7 @@ The best cosine of a random direction falls as 1/√d, so a fixed cosine finds l
 Source: Q16 and §2.1 of the theory page; `docs/theory/studies.md`, equations 11–12.
 """
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -66,9 +67,11 @@ def width(
 
 
 def _rows(atlas: Atlas, kinds: tuple[str, ...]) -> np.ndarray:
-    at = np.isin(atlas.column("kind").astype(str), kinds)
-    if not at.any():
-        raise BadRequest(f"{atlas.folder}: expected directions of kind {', '.join(kinds)}; name kinds that all have")
+    there = atlas.column("kind").astype(str)
+    at, lacking = np.isin(there, kinds), [kind for kind in kinds if kind not in there]
+    if lacking or not at.any():
+        told = ", ".join(lacking) or "'' (none is named)"
+        raise BadRequest(f"{atlas.folder}: expected directions of kind {told}; name kinds that all have")
     return at
 
 
@@ -143,7 +146,7 @@ def _table(found: list[Width], slopes: dict[str, Slope], kinds: tuple[str, ...],
         not_says="Models differ in more than width: data, training and vocabulary are not held fixed. "
         + ("With two models a slope is a difference of two models. " if len(found) == 2 else "")
         + "p_dir is an upper bound, so shares found by ζ are lower bounds, at chance too.",
-        next=f"covector study kinds {found[-1].folder}",
+        next=f"covector study kinds {shlex.quote(found[-1].folder)}",
         picture=lambda _: _picture(found, shares),
         key=("atlas",),
     )  # fmt: skip
