@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 import covector
 from covector.analyses.labels import labelled, nulls_needed, tokens_themselves
@@ -21,7 +22,7 @@ from covector.analyses.score import (
 from covector.errors import BadRequest, SpaceMismatch
 from covector.linalg.chance import haar_directions, haar_frame, rotate_inside
 from covector.linalg.chance.lists import basis_lists
-from covector.linalg.dictionary import Dictionary, dictionary
+from covector.linalg.dictionary import Dictionary, Lists, dictionary
 from covector.linalg.npmi import Counter
 from covector.model.bases import undertrained
 
@@ -118,7 +119,7 @@ def test_directions_found_in_a_subspace_of_topics_are_specific_and_rotated_ones_
     """A subspace of 6 noisy topic directions: they themselves, and another orthonormal basis of what they span."""
     topical = np.linalg.qr(towards(0.65, 1)[:6].T)[0].T
     topical = topical * np.sign(np.sum(topical * towards(0.65, 1)[:6], axis=1))[:, None]
-    within = basis_lists(words, topical, draws=1200, seed=0)
+    within = basis_lists(words, topical, draws=1200, seed=0, intruders=True)
     lists = words.lists(topical)
     found = score_lists(topical, lists, words, nulls, within=within, stability=np.ones(6))
     turned = rotate_inside(topical, seed=4)
@@ -216,6 +217,71 @@ def test_a_trained_models_lists_are_scored() -> None:
     scores = score_lists(found.Vh, words.lists(found.Vh), words, nulls, labels=basis.labels)
     for name in ("coherence", "p_dir", "p_cov", "heldout", "intruder", "lexical", "whole"):
         assert np.isfinite(getattr(scores, name)).all(), name
+
+
+def excess(p: np.ndarray, draws: int, level: float) -> float:
+    """How far P(p <= level) lies above it, in standard errors of both samples: of these p and of the null's draws."""
+    return (np.mean(p <= level) - level) / np.sqrt(level * (1 - level) * (1 / len(p) + 1 / draws))
+
+
+def least_alike(p: np.ndarray, draws: int) -> float:
+    """Fisher's exact p, least over the values that a counted p takes: observations that reach it against draws."""
+    reached = [(np.sum(p <= value), round(value * (draws + 1)) - 1) for value in np.unique(p)]
+    return min(stats.fisher_exact([[seen, len(p) - seen], [null, draws - null]]).pvalue for seen, null in reached)
+
+
+@pytest.fixture(scope="module")
+def trained() -> tuple[Dictionary, ScoreNulls, tuple[str, ...]]:
+    basis = covector.open("demo-lm").bases["token_out"]
+    words = dictionary(basis.vectors, keep=basis.usable & ~undertrained(basis))
+    return words, score_nulls(words, labels=basis.labels, draws=2000, seed=0), basis.labels
+
+
+def test_random_directions_of_a_trained_vocabulary_earn_small_p_no_oftener_than_told(
+    trained: tuple[Dictionary, ScoreNulls, tuple[str, ...]],
+) -> None:
+    """Of intruders, held-out detection and spelling, whose lists are those of the pole that was chosen by looking."""
+    words, nulls, labels = trained
+    rows = haar_directions(4000, words.vectors.shape[1], seed=21)
+    scores = score_lists(rows, words.lists(rows), words, nulls, labels=labels, seed=0)
+    for p in (scores.intruder_p, scores.p_heldout, scores.p_lexical):
+        # At .01 four standard errors are .011: of the null's 2000 draws and of these 4000 directions.
+        assert max(excess(p, 2000, level) for level in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)) < 4
+    for p in (scores.p_heldout, scores.p_lexical):
+        assert min(excess(p, 2000, level) for level in (0.01, 0.05, 0.2, 0.5)) > -4
+    assert least_alike(scores.intruder_p, 2000) > 1e-4
+    assert scores.intruder_p.min() >= 1 / 2001
+    guessed = stats.binom.sf(np.round(5 * scores.intruder) - 1, 5, scores.intruder_chance)
+    assert excess(guessed, 2000, 0.01) > 4, "lists of random directions do better than guessing"
+
+
+def test_directions_of_the_other_nulls_are_held_against_their_like(
+    trained: tuple[Dictionary, ScoreNulls, tuple[str, ...]],
+) -> None:
+    """Those of the labels' covariance find more strangers than Haar ones do; and random bases of a subspace."""
+    words, nulls, _ = trained
+    units = words.units[words.keep].astype(np.float64)
+    rows = np.random.default_rng(5).standard_normal((2000, len(units))) @ units
+    scores = score_lists(rows, words.lists(rows), words, nulls, seed=0)
+    assert least_alike(scores.intruder_p_cov, 2000) > 1e-4
+    assert max(abs(excess(scores.p_heldout_cov, 2000, level)) for level in (0.01, 0.05, 0.2, 0.5)) < 4
+    assert excess(scores.intruder_p, 2000, 0.05) > 4
+    basis = np.linalg.qr(units[:8].T)[0].T
+    within = basis_lists(words, basis, draws=2000, seed=0, intruders=True)
+    turned = np.stack([rotate_inside(basis, seed=i)[0] for i in range(1000)])
+    scores = score_lists(turned, words.lists(turned), words, nulls, within=within, seed=0)
+    assert least_alike(scores.intruder_p_svd, 2000) > 1e-4
+
+
+def test_strangers_in_planted_lists_are_found_oftener_than_in_lists_of_random_directions(
+    words: Dictionary, nulls: ScoreNulls
+) -> None:
+    """Lists of one topic each; the directions are random and have no part in it."""
+    topics = np.arange(TOPICS * SIZE).reshape(TOPICS, SIZE)[:, : words.length]
+    rows = haar_directions(TOPICS, D, seed=12)
+    planted = score_lists(rows, Lists(topics, topics), words, nulls, seed=0).intruder_p
+    assert np.mean(planted < 0.02) > 0.8
+    assert np.mean(scored(rows, words, nulls).intruder_p < 0.02) < 0.02 + 4 * np.sqrt(0.02 / TOPICS)
 
 
 def test_null_lists_are_named_blind_and_counted() -> None:

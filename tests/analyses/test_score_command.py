@@ -4,7 +4,7 @@ import json
 import shlex
 from collections.abc import Iterator, Sequence
 from itertools import combinations
-from math import comb, log
+from math import log
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from covector.cli.main import run
 from covector.demo.corpus import documents
 from covector.errors import BadRank, BadRequest, BadSite
 from covector.linalg.chance import haar_directions
+from covector.linalg.chance.lists import haar_lists, matched_lists
 from covector.linalg.list_scores import list_scores
 from covector.model.opened import Model
 from covector.render import Table
@@ -85,16 +86,18 @@ def test_verdict_and_scores_are_those_of_the_atlas(folder: Path, place: str, dra
     atlas = covector.open_atlas(folder)
     table = covector.score(atlas, place, draws=draws)
     asked = ("site", "side", "dyad", "interpretable", "coherence", "z_coherence", "p_coherence", "heldout_low",
-             "intruder", "p_intruder", "lexical", "q_coherence", "stability", "whole", "p_whole")  # fmt: skip
+             "intruder", "p_intruder", "p_heldout", "lexical", "q_coherence", "stability", "whole",
+             "p_whole")  # fmt: skip
     index = atlas.columns(*asked)
     keys = [f"{s}:{d} {side}" for s, d, side in zip(index["site"], index["dyad"], index["side"], strict=True)]
     at = [keys.index(f"{d} {s}") for d, s in zip(table["direction"], table["side"], strict=True)]
     assert interpretable(table) == index["interpretable"][at].tolist()
     assert any(interpretable(table)) == called
-    same = [("z", "z_coherence"), ("p_dir", "p_coherence")] if draws == ATLAS_DRAWS else []
+    same = [("z", "z_coherence"), ("p_dir", "p_coherence"), ("intruder_p", "p_intruder"), ("p_heldout", "p_heldout")]
     for ours, theirs in (
         ("coherence", "coherence"), ("heldout_low", "heldout_low"), ("intruder", "intruder"), ("whole", "whole"),
-        ("intruder_p", "p_intruder"), ("lexical", "lexical"), ("q", "q_coherence"), ("stability", "stability"), *same,
+        ("lexical", "lexical"), ("q", "q_coherence"), ("stability", "stability"),
+        *(same if draws == ATLAS_DRAWS else []),
     ):  # fmt: skip
         # The same algebra in products of other sizes: the last digits differ, a list or a draw must not.
         np.testing.assert_allclose(table[ours], index[theirs][at], rtol=1e-6, atol=1e-9, err_msg=ours)
@@ -160,12 +163,18 @@ def test_npmi_is_what_counting_windows_one_by_one_gives(model: Model, text: str,
     assert head.meta["corpus_tokens"] == sum(len(w) for words in words_of(model, text) for w in words)
 
 
-def test_the_intruder_p_is_the_tail_of_five_guesses_in_five(head: Table) -> None:
+def test_the_intruder_p_counts_random_directions_that_find_as_many_and_guessing_stands_beside(
+    model: Model, head: Table
+) -> None:
     assert list(head["intruder_level"]) == [0.2] * len(head)
     assert len(set(head["intruder"])) > 2
-    for share, p in zip(head["intruder"], head["intruder_p"], strict=True):
-        hits = round(5 * share)
-        assert p == pytest.approx(sum(comb(5, i) * 0.2**i * 0.8 ** (5 - i) for i in range(hits, 6)), rel=1e-12)
+    assert head.meta["intruder_p_least"] == 1 / (DRAWS + 1)
+    for side, basis in (("read", "token_in"), ("write", "token_out")):
+        words, at = model.bases.dictionary(basis), np.flatnonzero(np.asarray(head["side"]) == side)
+        for name, null in (("intruder_p", haar_lists), ("intruder_p_cov", matched_lists)):
+            found = null(words, draws=DRAWS, intruders=True).scores.intruder
+            wanted = [(1 + np.sum(found >= head["intruder"][i])) / (DRAWS + 1) for i in at]
+            np.testing.assert_allclose(head[name][at], wanted, rtol=1e-12, err_msg=name)
 
 
 def test_ninety_five_of_a_hundred_other_random_directions_stay_below_the_levels(model: Model, head: Table) -> None:

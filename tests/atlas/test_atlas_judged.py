@@ -10,13 +10,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
 
 import covector
-from covector.analyses.score import GROUP
 from covector.arch.toy import random_model
-from covector.atlas.judge import DENSE_DRAWS
-from covector.atlas.plan import Options
+from covector.atlas.judge import DENSE_DRAWS, null_scores
+from covector.atlas.plan import Against, Options
+from covector.atlas.verdict import AGAINST_DRAWS
 from covector.building import build_atlas
 from covector.io.atlas import Atlas
 from covector.linalg.chance.lists import basis_lists, haar_lists, matched_lists
@@ -113,11 +112,9 @@ def test_lists_judged_together_are_those_judged_alone(model, whole):
         members = np.where(told.score_pole.to_numpy()[:, None] > 0, lists.top, lists.bottom)[:, : words.scored]
         by_hand = [spellings([str(labels[i]) for i in row]) for row in members]
         np.testing.assert_allclose(told.lexical, by_hand, atol=1e-6)
-        groups = max(1, words.scored // GROUP)
-        found = np.round(told.intruder * groups)
-        np.testing.assert_allclose(told.intruder * groups, found, atol=1e-6)
-        chance = 1 / (words.scored // groups + 1)
-        np.testing.assert_allclose(told.p_intruder, stats.binom.sf(found - 1, groups, chance), rtol=1e-5)
+        again = list_scores(vectors, lists, words, seed=0, intruders=True).intruder
+        np.testing.assert_allclose(told.intruder, again, atol=1e-6)
+        assert 0 < again.mean() < 1
         if len(vectors) == 6:  # a head's whole subspace
             rotated = basis_lists(words, vectors, draws=6, seed=0)
             assert rotated is not None
@@ -133,7 +130,7 @@ def test_lists_judged_together_are_those_judged_alone(model, whole):
 def test_chances_are_tails_among_lists_of_random_directions_of_the_same_basis(model, whole):
     for basis in ("token_in", "token_out"):
         words, labels = model.bases.dictionary(basis), model.bases[basis].labels
-        haar, cov = haar_lists(words, draws=40, seed=0).scores, matched_lists(words, draws=40, seed=0).scores
+        haar, cov = haar_lists(words, draws=40, intruders=True).scores, matched_lists(words, draws=40).scores
         spelt = [spellings([str(labels[i]) for i in row[: words.scored]]) for row in haar.members]
         nulls = {
             "p_coherence": ("coherence", haar.coherence),
@@ -145,6 +142,13 @@ def test_chances_are_tails_among_lists_of_random_directions_of_the_same_basis(mo
         for told in (told for told, *_, of in sides(model, whole) if of == basis):
             for name, (score, null) in nulls.items():
                 np.testing.assert_allclose(told[name], tail_p(told[score].to_numpy(), null), rtol=1e-3, err_msg=name)
+            reached = [(1 + np.sum(haar.intruder >= value)) / 41 for value in told.intruder]
+            np.testing.assert_allclose(told.p_intruder, reached, rtol=1e-12)
+
+
+def test_of_null_draws_nothing_is_kept_that_no_column_is_made_of(model):
+    kept = null_scores(model, Against("token_out", False), Options(draws=40))
+    assert set(kept) == {draws for _, draws in AGAINST_DRAWS.values()}
 
 
 def test_stability_is_that_of_the_side_and_the_map(model, whole):

@@ -113,7 +113,7 @@ def null_of(coherence: np.ndarray) -> ListNull:
     n, nothing = len(coherence), np.zeros(len(coherence))
     scores = ListScores(
         np.zeros(n, int), np.zeros((n, 1), int), coherence, np.zeros((n, 2)), nothing, nothing, nothing,
-        np.zeros(n, int), nothing, nothing,
+        np.zeros(n, int), nothing, nothing, nothing,
     )  # fmt: skip
     return ListNull("p_svd", scores, np.zeros(n, int))
 

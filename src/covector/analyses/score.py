@@ -13,20 +13,17 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 
 from covector.axes import Bool, Float, Int
-from covector.errors import BadRequest, SpaceMismatch
+from covector.errors import SpaceMismatch
 from covector.linalg.chance import bh
 from covector.linalg.chance.laws import Law
 from covector.linalg.chance.lists import DRAWS, ListNull, haar_lists, matched_lists
 from covector.linalg.chance.pareto import tail_p
 from covector.linalg.chance.streams import Seed
-from covector.linalg.detection import intruder, matched
 from covector.linalg.dictionary import Dictionary, Lists
 from covector.linalg.lexical import lexical
 from covector.linalg.list_scores import list_scores
 from covector.linalg.npmi import Cooccurrence, npmi
 
-# Members of an intruder's group: 20 first ranks make five groups, so that five hits of five have p = 3e-4.
-GROUP = 4
 # Where half of the directions called have a p_svd above this, rotated bases are said to score alike.
 ALIKE = 0.05
 
@@ -90,8 +87,9 @@ class Scores:
     coherence      its mean pairwise cosine beyond the direction (the pre-registered score); z in sd of the Haar null
     p_dir, p_cov, p_svd  of the coherence of the stronger pole against the three nulls; z_svd in sd of the third
     heldout, heldout_low, heldout_high  AUC of later ranks (21–60) against matched distractors, 95 % interval; p_heldout
-                   against the AUC of random directions
-    intruder, intruder_p  share of intruders found, exact binomial p (chance level `intruder_chance`)
+                   against the AUC of random directions, p_heldout_cov of those of the second null
+    intruder, intruder_p, intruder_p_cov, intruder_p_svd  share of intruders found, and how often draws of the three
+                   nulls find as many: p is never below 1/(draws + 1); guessing finds `intruder_chance`
     lexical, p_lexical  likeness of the labels as strings: a high one warns, it is no merit
     npmi, npmi_pairs, p_npmi  where a corpus was counted
     whole, z_whole, p_whole, carried  coherence with the direction left in, and the share of it that the direction is
@@ -111,8 +109,11 @@ class Scores:
     heldout_low: Float[np.ndarray, " r"]
     heldout_high: Float[np.ndarray, " r"]
     p_heldout: Float[np.ndarray, " r"]
+    p_heldout_cov: Float[np.ndarray, " r"]
     intruder: Float[np.ndarray, " r"]
     intruder_p: Float[np.ndarray, " r"]
+    intruder_p_cov: Float[np.ndarray, " r"]
+    intruder_p_svd: Float[np.ndarray, " r"]
     lexical: Float[np.ndarray, " r"]
     p_lexical: Float[np.ndarray, " r"]
     npmi: Float[np.ndarray, " r"]
@@ -170,8 +171,8 @@ def score_nulls(
     With `labels` lists of the Haar null are scored as strings too, with `cooccurrence` (which must have counted their
     ids) by NPMI. Costs twice `haar_lists`.
     """
-    p_dir = haar_lists(dictionary, draws=draws, seed=seed, law=law)
-    p_cov = matched_lists(dictionary, draws=draws, seed=seed)
+    p_dir = haar_lists(dictionary, draws=draws, seed=seed, law=law, intruders=True)
+    p_cov = matched_lists(dictionary, draws=draws, seed=seed, intruders=True)
     scored = p_dir.scores.members[:, : dictionary.scored]
     return ScoreNulls(
         p_dir,
@@ -196,19 +197,11 @@ def score_lists(
     """Score the lists of directions of one place against the nulls.
 
     `lists` as `dictionary.lists(directions)` gives them (cosine order, `dictionary.length` per pole). `within` is the
-    null of random bases of their subspace (`basis_lists`), None where p_svd is not defined. `seed` must be that of the
-    nulls: it chooses distractors. Raises what `list_scores` raises.
+    null of random bases of their subspace (`basis_lists`, with intruders), None where p_svd is not defined. `seed` must
+    be that of the nulls: it chooses distractors, strangers and groups. Raises what `list_scores` raises.
     """
-    found = list_scores(directions, lists, dictionary, seed=seed)
+    found = list_scores(directions, lists, dictionary, seed=seed, intruders=True)
     scored = found.members[:, : dictionary.scored]
-    strangers = matched(
-        scored[:, : max(1, dictionary.scored // GROUP)],
-        found.members,
-        dictionary.covariate,
-        dictionary.keep,
-        seed=(*_parts(seed), 1),
-    )
-    guessed = intruder(dictionary.view.aim_of(directions), scored, strangers, dictionary.view, seed=seed)
     nothing = np.full(len(directions), np.nan)
     alike = nothing if labels is None else lexical(scored, labels)
     mutual, pairs = (nothing, np.zeros(len(directions), int)) if cooccurrence is None else npmi(scored, cooccurrence)
@@ -225,8 +218,11 @@ def score_lists(
         heldout_low=found.low,
         heldout_high=found.high,
         p_heldout=_of(nulls.p_dir.p("auc", found.auc)),
-        intruder=guessed.accuracy,
-        intruder_p=guessed.p,
+        p_heldout_cov=_of(nulls.p_cov.p("auc", found.auc)),
+        intruder=found.intruder,
+        intruder_p=_of(nulls.p_dir.p("intruder", found.intruder)),
+        intruder_p_cov=_of(nulls.p_cov.p("intruder", found.intruder)),
+        intruder_p_svd=nothing if within is None else _of(within.p("intruder", found.intruder)),
         lexical=alike,
         p_lexical=nothing if nulls.lexical is None else _of(tail_p(alike, nulls.lexical)),
         npmi=mutual,
@@ -237,7 +233,7 @@ def score_lists(
         p_whole=_of(nulls.p_dir.p("whole", found.whole)),
         carried=found.carries / found.whole,
         stability=nothing if stability is None else stability,
-        intruder_chance=guessed.chance,
+        intruder_chance=dictionary.guessed,
         p_basis=basis_p,
     )
 
@@ -302,12 +298,6 @@ def verdict_text(verdict: Verdict, scores: Scores, *, places: int = 1) -> str:
 def _all(rule: Rule, scores: Scores, q: dict[str, Float[np.ndarray, " r"]]) -> Bool[np.ndarray, " r"]:
     held = [clause.holds(q[clause.column] if clause.column in q else getattr(scores, clause.column)) for clause in rule]
     return np.logical_and.reduce(held)
-
-
-def _parts(seed: Seed) -> tuple[int, ...]:
-    if seed == ():
-        raise BadRequest("a seed is a whole number >= 0, or several, got (); pass for example 0")
-    return (seed,) if isinstance(seed, int) else seed
 
 
 def _of(value: object) -> Float[np.ndarray, " r"]:

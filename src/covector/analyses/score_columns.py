@@ -72,7 +72,7 @@ def _scores(found: Sequence[Scored], scores: Scores, verdict: Verdict) -> list[C
         Column("intruder", scores.intruder, "share", 2, "strangers found among four of the list",
                chance="intruder_level"),
         Column("intruder_level", np.full(len(scores.pole), scores.intruder_chance), "share", 2, "found by guessing"),
-        Column("intruder_p", scores.intruder_p, about="exact binomial tail"),
+        Column("intruder_p", scores.intruder_p, about=f"random directions that find as many; {_least(found)}"),
         Column("lexical", scores.lexical, "share", 3, "likeness of the labels as strings: a high one warns",
                chance="lexical_level"),
         _level(found, "lexical", lambda n: n.lexical, "share", 3),
@@ -102,6 +102,9 @@ def _chances(found: Sequence[Scored], scores: Scores, verdict: Verdict) -> list[
         ),
         Column("p_basis", by_side, about="of the mean coherence of all singular vectors there, among rotated bases"),
         Column("p_heldout", scores.p_heldout, about="of the held-out AUC, against random directions"),
+        Column("p_heldout_cov", scores.p_heldout_cov, about="against directions of the basis' own covariance"),
+        Column("intruder_p_cov", scores.intruder_p_cov, about=f"those that find as many strangers; {_least(found)}"),
+        Column("intruder_p_svd", scores.intruder_p_svd, about="rotated directions that find as many strangers"),
         Column("p_lexical", scores.p_lexical, about="of the likeness of strings, against random directions"),
         Column("whole", scores.whole, "cos", 3, "coherence with the direction left in", chance="whole_level"),
         _level(found, "whole", lambda n: n.p_dir.scores.whole, "cos", 3),
@@ -111,6 +114,10 @@ def _chances(found: Sequence[Scored], scores: Scores, verdict: Verdict) -> list[
         Column("sigma", np.concatenate([one.side.sigma for one in found]), about="gain of the dyad"),
         Column("words", [words(one.against, row) for one in found for row in one.lists], about="the list, best first"),
     ]
+
+
+def _least(found: Sequence[Scored]) -> str:
+    return f"counted, so never below 1/{found[0].against.nulls.p_dir.draws + 1}"
 
 
 def _level(

@@ -163,7 +163,7 @@ def _bases(
 
 def _scored(side: Side, against: Against, seed: int) -> Scored:
     chosen = against.dictionary
-    within = basis_lists(chosen, side.rows, draws=ROTATED, seed=seed) if side.whole else None
+    within = basis_lists(chosen, side.rows, draws=ROTATED, seed=seed, intruders=True) if side.whole else None
     steady = np.full(len(side.rows), np.nan)
     steady[side.shown] = side.stability
     lists = chosen.lists(side.rows)
@@ -228,6 +228,7 @@ def _request(
         "draws": draws,
         "seed": seed,
         "null": f"{draws} random directions per basis; {ROTATED} of rotated bases per side of a head",
+        "intruder_p_least": 1 / (draws + 1),
         "rotated_alike": alike,
         "stored_rows": stored,
         "rule": rule_text(),

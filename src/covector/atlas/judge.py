@@ -6,17 +6,15 @@ with random directions needs the null draws and is made when the parts are put t
 Source: `docs/theory/scores.md`; §4.0 of the theory page.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from covector.analyses.score import GROUP
 from covector.atlas.plan import Against, Options
 from covector.axes import Float
 from covector.linalg.chance.laws import Hyperplane
 from covector.linalg.chance.lists import ListNull, basis_lists, each_basis_lists, haar_lists, matched_lists
-from covector.linalg.detection import intruder, matched
 from covector.linalg.dictionary import Dictionary, Lists
 from covector.linalg.lexical import lexical
 from covector.linalg.list_scores import list_scores
@@ -29,8 +27,6 @@ from covector.model.opened import Model
 DENSE_DRAWS = 3
 # Of every side of a head the coherence of rotated bases, in their own standard deviations: pooled over the atlas.
 POOL = "rotated.z"
-# Null scores that are kept per law, and the columns of the parts that they are for.
-NULLED = {"coherence": "coherence", "whole": "whole", "heldout": "auc", "lexical": "lexical"}
 
 
 @dataclass(frozen=True)
@@ -58,11 +54,7 @@ def judged_lists(
     """
     chosen, labels = against.judges(model), model.bases[against.basis].labels
     directions = np.concatenate([side.rows[: side.kept] for side in sides])
-    found = list_scores(directions, lists, chosen, seed=options.seed)
-    scored = found.members[:, : chosen.scored]
-    groups = scored[:, : max(1, chosen.scored // GROUP)]
-    strangers = matched(groups, found.members, chosen.covariate, chosen.keep, seed=(options.seed, 1))
-    guessed = intruder(chosen.view.aim_of(directions), scored, strangers, chosen.view, seed=options.seed)
+    found = list_scores(directions, lists, chosen, seed=options.seed, intruders=True)
     within = _within(chosen, [side.rows if side.whole else None for side in sides], options)
     ends = np.cumsum([side.kept for side in sides])
     by_side = list(zip(within, np.split(found.coherence, ends[:-1]), strict=True))
@@ -74,9 +66,8 @@ def judged_lists(
         "heldout": found.auc,
         "heldout_low": found.low,
         "heldout_high": found.high,
-        "intruder": guessed.accuracy,
-        "p_intruder": guessed.p,
-        "lexical": lexical(scored, labels),
+        "intruder": found.intruder,
+        "lexical": lexical(found.members[:, : chosen.scored], labels),
         "whole": found.whole,
         "carried": found.carries / found.whole,
         POOL: np.concatenate([np.zeros(0), *(w.left_out("coherence") for w in within if w is not None)]),
@@ -85,7 +76,7 @@ def judged_lists(
 
 COLUMNS = (
     "score_pole", "coherence", "p_coherence_svd", "z_coherence_svd", "heldout", "heldout_low", "heldout_high",
-    "intruder", "p_intruder", "lexical", "whole", "carried",
+    "intruder", "lexical", "whole", "carried",
 )  # fmt: skip
 
 
@@ -111,21 +102,21 @@ def stability_of(m: Map, found: SVD, place: Sequence[int], options: Options) -> 
 
 
 def null_scores(model: Model, against: Against, options: Options) -> dict[str, np.ndarray]:
-    """What lists of random directions score, by law and score: ``haar.coherence``, ``cov.whole``, …"""
+    """What lists of random directions score, by law and score (``haar.coherence``), each sorted.
+
+    Of directions of the basis' own covariance coherence alone is compared, so no other score of them is kept.
+    """
     chosen = judges(model, against)
     if chosen is None:
         return {}
     law = Hyperplane() if against.centred else None
-    haar = haar_lists(chosen, draws=options.draws, seed=options.seed, law=law)
-    cov = matched_lists(chosen, draws=options.draws, seed=options.seed)
-    labels = model.bases[against.basis].labels
-    made: dict[str, np.ndarray] = {}
-    for name, null in (("haar", haar), ("cov", cov)):
-        values: Mapping[str, np.ndarray] = {
-            "coherence": null.scores.coherence,
-            "whole": null.scores.whole,
-            "auc": null.scores.auc,
-            "lexical": lexical(null.scores.members[:, : chosen.scored], labels),
-        }
-        made |= {f"{name}.{score}": np.sort(v) for score, v in values.items()}
-    return made
+    haar = haar_lists(chosen, draws=options.draws, seed=options.seed, law=law, intruders=True).scores
+    made = {
+        "haar.coherence": haar.coherence,
+        "haar.whole": haar.whole,
+        "haar.auc": haar.auc,
+        "haar.intruder": haar.intruder,
+        "haar.lexical": lexical(haar.members[:, : chosen.scored], model.bases[against.basis].labels),
+        "cov.coherence": matched_lists(chosen, draws=options.draws, seed=options.seed).scores.coherence,
+    }
+    return {name: np.sort(values) for name, values in made.items()}

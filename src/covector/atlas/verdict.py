@@ -11,13 +11,14 @@ import numpy as np
 from covector.analyses.score import ALIGNED, INTERPRETABLE, SVD_SPECIFIC, Rule
 from covector.axes import Bool, Float
 from covector.linalg import chance
-from covector.linalg.chance.pareto import tail_p
+from covector.linalg.chance.lists import p_among
 
 # Column of p or z → (score in the parts, null draws that it is held against).
 AGAINST_DRAWS = {
     "p_coherence": ("coherence", "haar.coherence"),
     "p_coherence_cov": ("coherence", "cov.coherence"),
     "p_heldout": ("heldout", "haar.auc"),
+    "p_intruder": ("intruder", "haar.intruder"),
     "p_lexical": ("lexical", "haar.lexical"),
     "p_whole": ("whole", "haar.whole"),
 }
@@ -36,15 +37,15 @@ def chances(
         for column, (score, draws) in AGAINST_DRAWS.items():
             null = nulls[name].get(draws)
             if null is not None:
-                made[column][at] = _tail(arrays[score][at], null)
+                made[column][at] = _tail(score, arrays[score][at], null)
         null = nulls[name].get("haar.coherence")
         if null is not None:
             made["z_coherence"][at] = (arrays["coherence"][at] - np.nanmean(null)) / np.nanstd(null, ddof=1)
     return made
 
 
-def _tail(observed: np.ndarray, null: np.ndarray) -> np.ndarray:
-    return np.atleast_1d(np.asarray(tail_p(observed, null[~np.isnan(null)]), dtype=np.float64))
+def _tail(score: str, observed: np.ndarray, null: np.ndarray) -> np.ndarray:
+    return np.atleast_1d(np.asarray(p_among(score, observed, null[~np.isnan(null)]), dtype=np.float64))
 
 
 def pooled(z: Float[np.ndarray, " n"], draws: Float[np.ndarray, " b"]) -> Float[np.ndarray, " n"]:
@@ -52,7 +53,7 @@ def pooled(z: Float[np.ndarray, " n"], draws: Float[np.ndarray, " b"]) -> Float[
     p = np.full(len(z), np.nan)
     defined = np.isfinite(z)
     if defined.any() and len(draws):
-        p[defined] = _tail(z[defined], draws)
+        p[defined] = _tail("coherence", z[defined], draws)
     return p
 
 

@@ -40,10 +40,9 @@ class HeldOut:
 
 @dataclass(frozen=True, eq=False)
 class Intruders:
-    """Share of intruders found, one per direction; `p` is the exact binomial tail, `chance` = 1/(k + 1)."""
+    """Share of `trials` intruders found, one per direction; guessing finds `chance` = 1/(k + 1) of them."""
 
     accuracy: Float[np.ndarray, " r"]
-    p: Float[np.ndarray, " r"]
     chance: float
     trials: int
 
@@ -95,8 +94,8 @@ def intruder(
 
     Each list is dealt into t groups of ⌊k/t⌋ members (the same deal for every list, from `seed`), and each
     group gets one of the strangers. Similarity is the mean cosine with the rest of the group, the direction taken
-    out; a tie counts as not found. Groups are disjoint, so under evenly spread vectors trials are independent with
-    chance 1/(⌊k/t⌋ + 1), and p = P(Binomial(t, chance) >= found) is exact.
+    out; a tie counts as not found. Evenly spread vectors give chance 1/(⌊k/t⌋ + 1); lists of random directions of a
+    trained vocabulary give more, and trials that hang together, so a p is taken among such lists (`chance.lists`).
     Raises BadRequest where groups would have fewer than two members.
     """
     r, t = strangers.shape
@@ -110,9 +109,7 @@ def intruder(
     for some, aimed in aimed_at(directions, view):
         likeness = _likeness(aimed, together[some], view, t)
         found[some] = (likeness[:, :, -1] < likeness[:, :, :-1].min(axis=2)).sum(axis=1)
-    chance = 1 / (size + 1)
-    p = np.asarray(stats.binom.sf(found - 1, t, chance))
-    return Intruders(found / t, p, chance, t)
+    return Intruders(found / t, 1 / (size + 1), t)
 
 
 def _likeness(aimed: Aimed, lists: np.ndarray, view: View, groups: int) -> Float[np.ndarray, "b t m"]:

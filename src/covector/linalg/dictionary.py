@@ -24,6 +24,8 @@ SCORED, FIRST, LATER = 20, 20, 40
 # A concept has fewer members in a smaller vocabulary: of 1,700 words about 30 name things to carry, and 60 ranks reach
 # far beyond. So held-out detection goes no further than ¾√n ranks (60 from n = 6,400 on), coherence than n/30.
 REACH, SCORED_SHARE = 0.75, 1 / 30
+# Members of an intruder's group: the 20 scored make five of them.
+GROUP = 4
 # Lists shorter than this make coherence noise: three members are three pairs.
 SHORTEST = 3
 # Kept vectors from which `list_sizes` gives that many.
@@ -63,6 +65,16 @@ class Dictionary:
     first: int
     later: int
     measure: str
+
+    @property
+    def strangers(self) -> int:
+        """Groups that the scored members are dealt into for intruder detection, a stranger in each."""
+        return max(1, self.scored // GROUP)
+
+    @property
+    def guessed(self) -> float:
+        """Share of the strangers that guessing finds."""
+        return 1 / (self.scored // self.strangers + 1)
 
     @property
     def length(self) -> int:

@@ -3,7 +3,7 @@
 This one function scores the directions under test and those of every null, so that whatever is selected in the data
 (the pole) is selected in the null as well.
 
-Source: `docs/theory/scores.md`, equations 1–7.
+Source: `docs/theory/scores.md`, equations 1–8.
 """
 
 from dataclasses import dataclass, fields
@@ -14,8 +14,9 @@ from covector.axes import Float, Int
 from covector.errors import SpaceMismatch
 from covector.linalg.chance.streams import Seed
 from covector.linalg.coherence import coherences
-from covector.linalg.detection import heldout, matched
+from covector.linalg.detection import heldout, intruder, matched
 from covector.linalg.dictionary import Dictionary, Lists
+from covector.linalg.judging import Aimed
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +30,7 @@ class ListScores:
     auc, low, high  held-out detection of its later ranks against matched distractors, with its 95 % interval
     whole_pole, whole  mean pairwise cosine with the direction left in, at the pole where *that* is larger
     carries    mean of c_s·c_t at that pole: what the direction itself makes its list share
+    intruder   share of strangers found among the scored members of `members`; NaN where they were not asked for
     """
 
     pole: Int[np.ndarray, " r"]
@@ -41,6 +43,7 @@ class ListScores:
     whole_pole: Int[np.ndarray, " r"]
     whole: Float[np.ndarray, " r"]
     carries: Float[np.ndarray, " r"]
+    intruder: Float[np.ndarray, " r"]
 
     @classmethod
     def joined(cls, parts: "list[ListScores]") -> "ListScores":
@@ -53,12 +56,17 @@ class ListScores:
 
 
 def list_scores(
-    directions: Float[np.ndarray, "r d"], lists: Lists, dictionary: Dictionary, *, seed: Seed = 0
+    directions: Float[np.ndarray, "r d"],
+    lists: Lists,
+    dictionary: Dictionary,
+    *,
+    seed: Seed = 0,
+    intruders: bool = False,
 ) -> ListScores:
-    """Coherence and held-out detection of each direction's lists; `seed` chooses the distractors.
+    """Coherence and held-out detection of each direction's lists; `seed` chooses distractors, strangers and groups.
 
     What a direction scores does not depend on the others (but for rounding). Costs about 12·r·k·d multiplications for
-    lists of k, and 14·r·d² for a whitened metric.
+    lists of k, and 14·r·d² for a whitened metric; with `intruders` two thirds more.
     Raises SpaceMismatch when lists are not of the dictionary's sizes, BadRequest where it is too small.
     """
     dictionary.check()
@@ -89,4 +97,12 @@ def list_scores(
         whole_pole=whole_pole,
         whole=np.maximum(top.whole, bottom.whole),
         carries=np.where(whole_pole == 0, top.carries, bottom.carries),
+        intruder=_found(aimed, members, dictionary, seed) if intruders else np.full(len(pole), np.nan),
     )
+
+
+def _found(aimed: Aimed, members: np.ndarray, dictionary: Dictionary, seed: Seed) -> Float[np.ndarray, " r"]:
+    """Share of strangers found among the scored members; strangers have numbers of their own."""
+    scored, apart = members[:, : dictionary.scored], (seed, 1) if isinstance(seed, int) else (*seed, 1)
+    strangers = matched(scored[:, : dictionary.strangers], members, dictionary.covariate, dictionary.keep, seed=apart)
+    return intruder(aimed, scored, strangers, dictionary.view, seed=seed).accuracy

@@ -1,5 +1,7 @@
 """Nulls of list scores: calibrated for the directions they describe, the same for any sharing of the work."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -9,7 +11,7 @@ from covector.linalg.chance import haar_directions, haar_frame
 from covector.linalg.chance.haar import draw_frames
 from covector.linalg.chance.lists import basis_lists, each_basis_lists, haar_lists, joined, matched_lists
 from covector.linalg.chance.streams import generator
-from covector.linalg.detection import heldout, matched
+from covector.linalg.detection import heldout, intruder, matched
 from covector.linalg.dictionary import Dictionary, dictionary
 from covector.linalg.list_scores import list_scores
 
@@ -104,10 +106,10 @@ def test_one_random_basis_of_each_of_several_spans_is_what_each_alone_gives(word
 
 @pytest.mark.identity("SV-33")
 def test_draws_are_the_same_for_one_worker_and_for_three(words: Dictionary) -> None:
-    whole = haar_lists(words, draws=600, seed=7)
-    parts = [haar_lists(words, draws=n, seed=7, first=first) for first, n in ((0, 256), (256, 256), (512, 88))]
-    shared = joined(parts)
-    for name in ("members", "coherence", "whole", "auc"):
+    whole = haar_lists(words, draws=600, seed=7, intruders=True)
+    shares = ((0, 256), (256, 256), (512, 88))
+    shared = joined([haar_lists(words, draws=n, seed=7, first=first, intruders=True) for first, n in shares])
+    for name in ("members", "coherence", "whole", "auc", "intruder"):
         np.testing.assert_array_equal(getattr(shared.scores, name), getattr(whole.scores, name))
     assert (haar_lists(words, draws=256, seed=8).scores.coherence != whole.scores.coherence[:256]).any()
     assert np.asarray(whole.p("coherence", whole.scores.coherence.max())) >= 1 / 601
@@ -121,6 +123,32 @@ def test_the_stronger_pole_is_selected_in_the_null_too(words: Dictionary) -> Non
     level = np.quantile(null.by_pole.ravel(), 0.95)
     assert np.mean(found.coherence > level) > 0.08
     np.testing.assert_array_equal(null.coherence, null.by_pole.max(axis=1))
+
+
+def test_p_of_intruders_is_counted_and_goes_no_lower_than_the_draws(words: Dictionary) -> None:
+    """Between five sixths and one there is nothing that a fitted tail could be of."""
+    null = haar_lists(words, draws=512, seed=0, intruders=True)
+    reached = [np.sum(null.scores.intruder >= share) for share in (0.4, 0.6, 1.2)]
+    np.testing.assert_array_equal(null.p("intruder", np.array([0.4, 0.6, 1.2])), (1 + np.array(reached)) / 513)
+    assert null.p("coherence", 2.0) < 1 / 513 == null.p("intruder", 1.2)
+
+
+def test_strangers_are_looked_for_in_the_list_of_the_stronger_pole_of_a_null_too(words: Dictionary) -> None:
+    """By hand from the lists that a null keeps; which of the two poles it is moves most of them."""
+    rows = haar_directions(300, 24, seed=9)
+    lists = words.lists(rows)
+    found = list_scores(rows, lists, words, seed=3, intruders=True)
+    bottom = replace(lists, top=lists.bottom)
+    for one in (found, list_scores(rows, bottom, words, seed=3, intruders=True)):
+        members = one.members[:, : words.scored]
+        others = matched(members[:, :5], one.members, words.covariate, words.keep, seed=(3, 1))
+        by_hand = intruder(words.seen(rows), members, others, words.judged, seed=3)
+        np.testing.assert_array_equal(one.intruder, by_hand.accuracy)
+        assert by_hand.chance == words.guessed == 1 / 5
+    assert np.isnan(list_scores(rows, lists, words, seed=3).intruder).all()
+    # Which of the two lists: bottoms alone find other strangers wherever the top is the stronger pole.
+    assert np.mean(one.intruder[found.pole == 0] != found.intruder[found.pole == 0]) > 0.3
+    np.testing.assert_array_equal(one.intruder[found.pole == 1], found.intruder[found.pole == 1])
 
 
 def test_later_ranks_are_told_by_the_first_ones_and_do_not_overlap_them(words: Dictionary) -> None:
@@ -138,8 +166,10 @@ def test_effect_size_counts_standard_deviations_of_the_null(words: Dictionary) -
     null = haar_lists(words, draws=512, seed=0)
     values = null.scores.coherence
     assert null.z("coherence", values.mean() + 2 * values.std(ddof=1)) == pytest.approx(2)
-    with pytest.raises(BadRequest, match="coherence, whole and auc, came 'npmi'"):
+    with pytest.raises(BadRequest, match="coherence, whole, auc and intruder, came 'npmi'"):
         null.z("npmi", 0.1)
+    with pytest.raises(BadRequest, match="draw it with intruders=True"):
+        null.p("intruder", 0.6)
 
 
 def test_p_svd_is_not_defined_for_the_whole_space_or_one_direction(words: Dictionary) -> None:

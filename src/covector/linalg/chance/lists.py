@@ -7,7 +7,7 @@ p_svd   lists of random orthonormal bases of a subspace   once per subspace, the
 Draws depend on the seed and their place in the sequence alone, whoever shares the work. Of each draw only its list and
 scores are kept.
 
-Source: §4.0 and decision 6; `docs/theory/scores.md`, equations 11–13.
+Source: §4.0 and decision 6; `docs/theory/scores.md`, equations 8 and 11–13.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ import numpy as np
 
 from covector.axes import Float, Int
 from covector.errors import BadRequest, SpaceMismatch
-from covector.linalg.chance.estimate import Number
+from covector.linalg.chance.estimate import Number, monte_carlo_p
 from covector.linalg.chance.haar import ORTHONORMAL_WITHIN, draw_frames, unit_rows
 from covector.linalg.chance.laws import Haar, Law, Matched, covariance_root, root_of_moment
 from covector.linalg.chance.pareto import tail_p
@@ -29,6 +29,8 @@ from covector.linalg.topk import poles
 # Draws that share a generator; results depend on it, so it never varies.
 BLOCK = 256
 DRAWS = 10_000
+# Scores of a handful of values: a tail fitted between two of them would be of nothing, so p is counted alone.
+COUNTED = ("intruder",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,8 +47,8 @@ class ListNull:
         return len(self.groups)
 
     def p(self, score: str, observed: Number) -> Number:
-        """Probability that a null direction scores this much: `coherence`, `whole` or `auc`; see `tail_p`."""
-        return tail_p(observed, self._of(score))
+        """Probability that a null direction scores this much (`coherence`, `whole`, `auc`, `intruder`): `p_among`."""
+        return p_among(score, observed, self._of(score))
 
     def z(self, score: str, observed: Number) -> Number:
         """Effect size: how many standard deviations of the null above its mean."""
@@ -79,18 +81,35 @@ class ListNull:
         return float(tail_p(observed.mean(), np.bincount(self.groups, null) / number))
 
     def _of(self, score: str) -> Float[np.ndarray, " draws"]:
-        if score not in ("coherence", "whole", "auc"):
-            raise BadRequest(f"nulls are kept of coherence, whole and auc, came {score!r}")
-        return getattr(self.scores, score)
+        if score not in ("coherence", "whole", "auc", "intruder"):
+            raise BadRequest(f"nulls are kept of coherence, whole, auc and intruder, came {score!r}")
+        null = getattr(self.scores, score)
+        if score == "intruder" and np.isnan(null).all():
+            raise BadRequest("expected a null in whose lists intruders were looked for; draw it with intruders=True")
+        return null
+
+
+def p_among(score: str, observed: Number, null: Float[np.ndarray, " draws"]) -> Number:
+    """P(null >= observed) of a score among its draws, in the shape of `observed`: by `tail_p`, or where it is `COUNTED`
+    (1 + #)/(B + 1), which is never below 1/(B + 1). Raises BadRequest if no draw is finite.
+    """
+    return monte_carlo_p(observed, null).value if score in COUNTED else tail_p(observed, null)
 
 
 def haar_lists(
-    dictionary: Dictionary, *, draws: int = DRAWS, seed: Seed = 0, law: Law | None = None, first: int = 0
+    dictionary: Dictionary,
+    *,
+    draws: int = DRAWS,
+    seed: Seed = 0,
+    law: Law | None = None,
+    first: int = 0,
+    intruders: bool = False,
 ) -> ListNull:
     """The null of p_dir: directions spread evenly over the space, or by `law` (inside a subspace: Matched(basis)).
 
     `first` continues the same sequence in whole blocks of 256: parts that `joined` puts together are bit for bit what
-    one call gives. Costs draws·n·d multiplications: 15 s for 10⁴ draws, 50,257 tokens and d = 1024 on one core.
+    one call gives. Costs draws·n·d multiplications: 15 s for 10⁴ draws, 50,257 tokens and d = 1024 on one core;
+    `intruders` are looked for where they are asked for, which takes a fifth more.
     Raises BadRequest if draws < 1, `first` is not a multiple of 256, or the dictionary is too small.
     """
     if draws < 1 or first < 0 or first % BLOCK:
@@ -101,21 +120,28 @@ def haar_lists(
     for start in range(first, first + draws, BLOCK):
         rng = generator(seed, "lists", start // BLOCK)
         rows = unit_rows(chosen.draw(rng, BLOCK, d))[: first + draws - start]
-        parts.append(list_scores(rows, dictionary.lists(rows), dictionary, seed=seed))
+        parts.append(list_scores(rows, dictionary.lists(rows), dictionary, seed=seed, intruders=intruders))
     return ListNull("p_dir" if law is None else "p_cov", ListScores.joined(parts), np.arange(first, first + draws))
 
 
-def matched_lists(dictionary: Dictionary, *, draws: int = DRAWS, seed: Seed = 0, first: int = 0) -> ListNull:
+def matched_lists(
+    dictionary: Dictionary, *, draws: int = DRAWS, seed: Seed = 0, first: int = 0, intruders: bool = False
+) -> ListNull:
     """The null of p_cov: v ∝ g·Σ^½, Σ the second moment of the kept unit vectors. Cost, errors as `haar_lists`."""
     few = np.count_nonzero(dictionary.keep) <= dictionary.vectors.shape[1]
     law = Matched(
         covariance_root(dictionary.units[dictionary.keep]) if few else root_of_moment(dictionary.second_moment())
     )
-    return haar_lists(dictionary, draws=draws, seed=seed, law=law, first=first)
+    return haar_lists(dictionary, draws=draws, seed=seed, law=law, first=first, intruders=intruders)
 
 
 def basis_lists(
-    dictionary: Dictionary, basis: Float[np.ndarray, "r d"], *, draws: int = DRAWS, seed: Seed = 0
+    dictionary: Dictionary,
+    basis: Float[np.ndarray, "r d"],
+    *,
+    draws: int = DRAWS,
+    seed: Seed = 0,
+    intruders: bool = False,
 ) -> ListNull | None:
     """The null of p_svd: random orthonormal bases of the span of the rows of `basis`, ⌈draws/r⌉ of them, pooled.
 
@@ -133,7 +159,8 @@ def basis_lists(
     parts = []
     for frames in _frames(r, number, seed):
         found = poles(frames, projected, dictionary.length, keep=dictionary.keep)
-        parts.append(list_scores(frames @ basis, Lists(found.top, found.bottom), dictionary, seed=seed))
+        lists = Lists(found.top, found.bottom)
+        parts.append(list_scores(frames @ basis, lists, dictionary, seed=seed, intruders=intruders))
     return ListNull("p_svd", ListScores.joined(parts), np.repeat(np.arange(number), r))
 
 
