@@ -89,6 +89,7 @@ def test_shared_value_heads_are_read_by_every_query_head_of_their_group() -> Non
                 np.testing.assert_array_equal(layer.A[h] @ layer.B[h], model.map(f"{name}.{kind}").dense())
 
 
+@pytest.mark.identity("SV-23")
 def test_a_rotation_of_the_stream_changes_no_score() -> None:
     model = random_heads()
     Q = np.linalg.qr(np.random.default_rng(1).standard_normal((20, 20)))[0]
