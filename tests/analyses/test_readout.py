@@ -122,6 +122,20 @@ def test_filters_leave_out_and_never_re_rank() -> None:
     assert some.meta["labels"]["write"] == 40
 
 
+@pytest.mark.identity("SV-35")
+def test_what_counts_as_hardly_trained_does_not_depend_on_the_direction() -> None:
+    """A fact of the label's vector: the same labels go from both poles of every dyad, whichever head or weights."""
+    W_U = np.array(random_model("gpt2").weights["W_U"])
+    W_U[:, [7, 30]] *= 1e-3
+    model = random_model("gpt2", labels={"token": TOKENS})
+    rng = np.random.default_rng(4)
+    for one in (changed(model, W_U=W_U), changed(model, W_U=W_U, L1__W_O=rng.standard_normal((4, 5, 20)))):
+        for head in ("L0H1", "L1H2"):
+            table = readout(one, head, k=61, without=("trained",))
+            kept = set(TOKENS) - {TOKENS[7], TOKENS[30]}
+            assert all(set(row[f"write_{pole}"]) == kept for row in table.rows for pole in ("plus", "minus"))
+
+
 @pytest.mark.slow
 def test_random_weights_pass_for_chance_and_the_best_label_is_judged_as_a_best_label() -> None:
     """Under the null p_dir is conservative: at most 5 % of dyads of random heads fall below .05 (union bound)."""

@@ -81,6 +81,7 @@ def plan(model: Path) -> list[str]:
     return [unit.name for unit in units(covector.open(model), OPTIONS)]
 
 
+@pytest.mark.identity("SV-37")
 def test_two_threads_write_what_one_writes(model, reference, tmp_path):
     build_atlas(model, tmp_path / "a", options=OPTIONS, workers=2)
     assert content(tmp_path / "a") == reference
@@ -111,6 +112,28 @@ def cluster() -> Iterator[Dask]:
 def test_the_workers_of_a_dask_cluster_write_what_a_thread_writes(model, reference, tmp_path, cluster):
     build_atlas(model, tmp_path / "a", options=OPTIONS, on=cluster)
     assert content(tmp_path / "a") == reference
+
+
+@pytest.mark.identity("SV-37")
+@pytest.mark.slow
+def test_another_recipe_or_weight_gives_another_artefact_and_the_same_ones_the_same(model, reference, tmp_path):
+    """In the manifest always; in the numbers too for one weight, of which a single bit is another."""
+    for i, other in enumerate([{"k": 5}, {"draws": 41}, {"seed": 1}, {"rank": 1}, {}]):
+        build_atlas(model, tmp_path / str(i), options=Options(**({"k": 4, "draws": 40} | other)), workers=1)
+        found = content(tmp_path / str(i))
+        assert (found == reference) == (not other)
+        assert (found["manifest.json"] == reference["manifest.json"]) == (not other)
+    changed = shutil.copytree(model, tmp_path / "m")
+    tensors = load_file(model / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("h.1.mlp.c_proj.weight"))
+    moved = tensors[name].copy()
+    largest = np.unravel_index(np.abs(moved).argmax(), moved.shape)
+    moved[largest] = np.nextafter(moved[largest], np.float32(np.inf))
+    save_file(tensors | {name: moved}, changed / "model.safetensors")
+    build_atlas(changed, tmp_path / "bit", options=OPTIONS, workers=1)
+    found = content(tmp_path / "bit")
+    assert found["manifest.json"] != reference["manifest.json"]
+    assert found["sites.parquet"] != reference["sites.parquet"]
 
 
 def test_a_model_in_memory_cannot_travel_to_processes(tmp_path):
@@ -226,6 +249,7 @@ def test_parts_of_another_request_are_not_used(model, third, reference, tmp_path
     assert content(folder) == reference
 
 
+@pytest.mark.identity("SV-37")
 @pytest.mark.slow
 def test_parts_of_a_checkpoint_that_was_trained_since_are_not_used(tmp_path):
     """Same names, same shapes, same header: only the values tell."""
@@ -248,6 +272,7 @@ def test_a_change_of_the_vocabulary_alone_makes_every_score_stale(tmp_path):
     assert sorted(goes_on(model, folder)) == sorted(plan(model))
 
 
+@pytest.mark.identity("SV-37")
 def test_the_atlas_of_a_checkpoint_that_was_trained_since_is_refused(tmp_path):
     model = saved(tmp_path / "m", seed=0)
     build_atlas(model, tmp_path / "a", options=OPTIONS, workers=1)
@@ -278,6 +303,7 @@ def test_a_complete_atlas_is_opened_at_once_and_left_alone(model, whole, referen
         ({"options": OPTIONS, "frame": "folded"}, r"holds an atlas with frame = 'raw', expected 'folded'"),
     ],
 )
+@pytest.mark.identity("SV-37")
 @pytest.mark.parametrize("complete", [True, False])
 def test_another_request_in_the_same_folder_is_refused_by_name(model, whole, third, tmp_path, changed, said, complete):
     folder = shutil.copytree(whole if complete else third, tmp_path / "a")
@@ -407,6 +433,35 @@ def test_killed_at_any_moment_the_rest_is_finished_later_with_the_same_bytes(mod
         process.communicate()
     assert run(["atlas", str(model), "--out", str(tmp_path / "a"), *WORDS, "--workers", "1", "-q"]) == 0
     assert content(tmp_path / "a") == reference
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("together", [False, True])
+def test_shards_killed_at_any_moment_are_finished_later_in_any_order_with_the_same_bytes(
+    model, reference, tmp_path, together
+):
+    """One after the other, or all three at once: each is killed after a few of its parts, then run to its end."""
+    chance, folder, order, killed = random.Random(3 + together), tmp_path / "a", [1, 2, 3], 0
+    for _ in range(2):
+        chance.shuffle(order)
+        for group in [order] if together else [[i] for i in order]:
+            there = len(list((folder / "parts").glob("[!.]*")))
+            running = [started(model, folder, "--workers", "1", "--shard", f"{i}/3") for i in group]
+            wait_for_parts(folder, there + chance.randint(1, 2), running[0])
+            time.sleep(chance.uniform(0, 0.02))
+            for process in running:
+                process.kill()
+            for process in running:
+                process.communicate()
+                killed += process.returncode != 0
+            assert not (folder / "index.parquet").exists() or content(folder) == reference
+    assert killed
+    chance.shuffle(order)
+    for i in order:
+        assert (
+            run(["atlas", str(model), "--out", str(folder), *WORDS, "--workers", "1", "--shard", f"{i}/3", "-q"]) == 0
+        )
+    assert content(folder) == reference
 
 
 @pytest.mark.slow
