@@ -141,6 +141,28 @@ def test_interpretable_directions_of_random_bases_are_no_more_often_called_than_
     assert interpretable_in_random_bases(made[NEAR][0], tmp_path) >= 30
 
 
+def reached(world: Apart) -> float:
+    """P(|ρ| >= t/a), equation 20: the share of rotated directions that list the topic of one dyad."""
+    a = np.sqrt(world.alike) * np.cos(np.radians(world.tilt))
+    t = stats.norm.isf(20 / world.vocabulary) / np.sqrt(world.d)
+    return stats.beta.sf((t / a) ** 2, 0.5, (world.d_head - 1) / 2)
+
+
+@pytest.mark.slow
+def test_what_rotated_bases_reach_is_told_by_the_law_of_a_cosine(made) -> None:
+    """The bound of the scores page lies between the two worlds; its table is that of Student's law of the cosine."""
+    half = Apart(50.0)
+    assert FAR.d_head * reached(FAR) < LEVEL < half.d_head * reached(half)
+    # Either of two topics may be listed; where lists end is not sharp: tokens scatter by 1/√d about a.
+    for world, (model, bases) in ((half, topics_apart(half)), (NEAR, made[NEAR])):
+        law = world.leading * reached(world)
+        assert law / 2 < np.median(expected(model, bases, world)) < 2 * law
+    for r, least in ((8, 1.21), (16, 1.49), (32, 1.89), (64, 2.46), (128, 3.25)):
+        # ρ√(r − 1)/√(1 − ρ²) is Student's t of r − 1 degrees.
+        ratio = stats.t.isf(LEVEL / r / 2, r - 1) / np.sqrt(r - 1)
+        assert np.sqrt(1 + 1 / ratio**2) == pytest.approx(least, abs=0.006)
+
+
 @pytest.mark.parametrize("rotations", [1, 2])
 def test_without_a_fitted_tail_twenty_over_the_rotations_have_to_lie_beyond_every_draw(rotations: int) -> None:
     """q = N·p/K with p = 1/(rotations·N + 1), below the level from K·(rotations + 1/N) > 20 on."""
