@@ -2,9 +2,8 @@
 
 Dyads planted in random maps; models whose directions cannot mean anything; embeddings that were never read; the topics,
 pronouns and facts that the bundled model was trained on. Nothing here was tuned (but for the world in which
-`svd_specific` has power, which was sought), and nothing is left out for coming out
-badly. Exits with 1 when directions that mean nothing are called more often than their level, or when planted ones that
-dominate are missed.
+`svd_specific` has power, which was sought), and nothing is left out for coming out badly. Exits with 1 when directions
+that mean nothing are called more often than their level, or when planted ones that dominate are missed.
 
     python benchmarks/what_an_atlas_finds.py > docs/what-is-found.md
 """
@@ -28,9 +27,9 @@ from covector.model.opened import Model
 HEAD = """# What is found
 
 What an atlas finds where the truth is known, and what it finds where there is nothing. Written by
-`python benchmarks/what_an_atlas_finds.py > docs/what-is-found.md` (three minutes on one core). Nothing was tuned towards
-these numbers, the training of `demo-lm` least of all, and what came out badly stands with the rest; but the world in
-which `svd_specific` has power was sought, about thirty were tried, and it is a favourable one. The tests
+`python benchmarks/what_an_atlas_finds.py > docs/what-is-found.md` (three minutes on one core). Nothing was tuned
+towards these numbers, the training of `demo-lm` least of all, and what came out badly stands with the rest; but the
+world in which `svd_specific` has power was sought, about thirty were tried, and it is a favourable one. The tests
 `tests/atlas/test_power_*.py`, `tests/atlas/test_false_discovery_*.py` and `tests/demo/test_demo_topics_*.py` hold the
 same against expected values that are derived, not printed.
 """
