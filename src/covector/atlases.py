@@ -91,6 +91,7 @@ def trace(
     last: bool = False,
     expand: int = 0,
     exact: bool = False,
+    dyads: int | None = None,
     **options: Any,
 ) -> Table:
     """Which directions of an atlas read or write a concept.
@@ -99,7 +100,8 @@ def trace(
     tensor ``vector`` (or a single one). `like` takes stored directions instead (``L22H10.ov:1``; several: their span).
     `by` is ``direction`` or ``site`` (one row per side of a site). `expand` repeats the search with the tokens it
     found, so many times at most. `exact` scores all directions that are shown in float64 from the checkpoint, not only
-    those of heads. `options` are those of `covector.analyses.search` (`search_sites`): top, sides, kinds, alpha, seed.
+    those of heads. `dyads`: by site, how many leading ones fit together. `options` are those of
+    `covector.analyses.search` (`search_sites`): top, sides, kinds, alpha, seed.
     `model` is the atlas' own, opened if it is there; tokens, `expand` and `exact` need it.
     Raises BadRequest, NotOneToken, and what `covector.open` raises where the checkpoint is needed and not there.
     """
@@ -114,6 +116,8 @@ def trace(
     found_model = model or (model_of(opened) if needed else _model_if_there(opened))
     if by == "site" and exact:
         raise BadRequest("--exact scores single directions: leave it or --by site out")
+    if by == "direction" and dyads is not None:
+        raise BadRequest("--dyads is how many directions fit a concept together: expected --by site with it")
 
     def asked(of: Model | None) -> Table:
         found, steps = _query(opened, query, like, of, last), list[dict[str, Any]]()
@@ -121,7 +125,7 @@ def trace(
             assert of is not None
             found, steps = expanded(opened, found, of, most=expand, options=options)
         if by == "site":
-            return search_sites(opened, found, steps=steps, **options)
+            return search_sites(opened, found, steps=steps, dyads=dyads, **options)
         return search(opened, found, model=of, exact=exact, steps=steps, **options)
 
     try:

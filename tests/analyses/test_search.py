@@ -427,6 +427,21 @@ def test_fit_and_gain_are_dense_algebra(gpt2: tuple[Model, Atlas]) -> None:
             assert row["p_fit"] == pytest.approx(float(chance.tail(math.sqrt(row["fit"]), 20, r)), rel=1e-9)
 
 
+def test_fit_by_leading_dyads_is_dense_algebra_and_has_a_p_where_all_would_span_everything(
+    gpt2: tuple[Model, Atlas],
+) -> None:
+    model, atlas = gpt2
+    query = token_query(parse("' word3' + ' word4'"), model, atlas)
+    whole = {(r["site"], r["side"]): r for r in search_sites(atlas, query, top=500).rows}
+    for row in search_sites(atlas, query, top=500, dyads=3).rows:
+        U, _, _ = np.linalg.svd(dense(model, row["site"], row["side"]))
+        c = query.rows["token_out" if row["side"] == "write" else "token_in"][0]
+        assert row["fit"] == pytest.approx(float(np.sum((c @ U[:, :3]) ** 2)), rel=2e-3)
+        assert row["fit_chance"] == 3 / 20
+        assert row["p_fit"] == pytest.approx(float(chance.tail(math.sqrt(row["fit"]), 20, 3)), rel=1e-9)
+        assert row["gain"] == whole[row["site"], row["side"]]["gain"]
+
+
 def test_the_planted_head_is_first_by_site(animals: tuple[Model, Atlas]) -> None:
     model, atlas = animals
     for typed, side in (("' cat' + ' dog' + ' cow'", "read"), ("meow bark moo", "write")):
@@ -495,6 +510,8 @@ def test_requests_that_contradict_themselves_are_refused_by_text(gpt2: tuple[Mod
         (lambda: trace(atlas, "' word3'", model=model, by="head"), BadRequest,
          "expected --by direction or site, got 'head'"),
         (lambda: trace(atlas, "' word3'", model=model, by="site", exact=True), BadRequest, "--exact scores single"),
+        (lambda: trace(atlas, "' word3'", model=model, dyads=3), BadRequest, "expected --by site with it"),
+        (lambda: trace(atlas, "' word3'", model=model, by="site", dyads=0), BadRequest, "expected --dyads >= 1, got 0"),
         (lambda: trace(atlas, "' word3'", model=model, kinds=("mlp.in",), sides=("write",)), BadRequest,
          "no direction of these sides and kinds"),
         (lambda: trace(atlas, "' word99'", model=model), UnknownBasis, "got ' word99'; near: ' word9'"),

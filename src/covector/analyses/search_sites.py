@@ -48,13 +48,15 @@ def search_sites(
     kinds: Sequence[str] = (),
     alpha: float = 0.05,
     seed: int = 0,
+    dyads: int | None = None,
     steps: Sequence[Mapping[str, Any]] = (),
 ) -> Table:
     """The `top` sides of sites that pass the concept most, one row each.
 
-    ``fit`` is R² of the concept by all stored directions of the side, ‖P c‖² (for a subspace the mean over its
-    dimensions), r/d by chance; NaN p where they span everything. ``gain`` is ‖c M‖² (for what is written ‖M c‖²) over
-    that of a random direction, so 1 by chance; NaN where the atlas holds only some of the dyads (built with --rank).
+    ``fit`` is R² of the concept by the leading `dyads` stored directions of the side (all, if None), ‖P c‖² (for a
+    subspace the mean over its dimensions), r/d by chance; NaN p where they span everything, as all of an MLP do.
+    ``gain`` is ‖c M‖² (for what is written ‖M c‖²) over that of a random direction, so 1 by chance; NaN where the atlas
+    holds only some of the dyads (built with --rank).
     Both are of the stored float16 rows: relative error below 1e-3. p of the fit is exact (Beta; simulated for a
     subspace), of the gain a saddlepoint approximation, NaN for a subspace. q is Benjamini–Hochberg per question over
     all sides of sites, ``familywise`` Holm over both questions together. Raises BadRequest, and FrameUnavailable in a
@@ -67,8 +69,10 @@ def search_sites(
             "--by site needs directions that are orthonormal in the stream; with +bias their constants are missing; "
             "build the atlas without +bias"
         )
+    if dyads is not None and (isinstance(dyads, bool) or not isinstance(dyads, int) or dyads < 1):
+        raise BadRequest(f"expected --dyads >= 1, got {dyads}; leave it out for all of a side")
     found = score(atlas, query, sides=sides, kinds=kinds, alpha=alpha)
-    places = list(_places(atlas, found, seed))
+    places = list(_places(atlas, found, seed, dyads))
     order = _strongest(places)[:top]
     rows = atlas.rows(found.at[[places[i].best for i in order]])
     measured = _measured(places)
@@ -76,7 +80,7 @@ def search_sites(
     return Table(
         columns=_columns(found, places, order, rows, measured, query.k > 1),
         meta=_meta(atlas, query, found, places, alpha, {"sides": list(sides), "kinds": list(kinds) or "inside blocks"})
-        | {"complete": complete, "seed": seed, "expansion": list(steps)},
+        | {"complete": complete, "seed": seed, "dyads": dyads, "expansion": list(steps)},
         title=f"{atlas.manifest['meta']['model']} · {query.words} · {len(places):,} sides of sites · "
         f"gain 1 by chance, familywise level {alpha:.3g}",
         says=_says(query, measured, rows, alpha),
@@ -89,7 +93,7 @@ def search_sites(
     )
 
 
-def _places(atlas: Atlas, found: Scored, seed: int) -> Iterator[Place]:
+def _places(atlas: Atlas, found: Scored, seed: int, dyads: int | None) -> Iterator[Place]:
     index = atlas.columns("site", "side", "sigma")
     site, side, sigma = (index[name][found.at] for name in ("site", "side", "sigma"))
     starts = np.flatnonzero(np.r_[True, (site[1:] != site[:-1]) | (side[1:] != side[:-1])])
@@ -97,12 +101,12 @@ def _places(atlas: Atlas, found: Scored, seed: int) -> Iterator[Place]:
     nulls: dict[tuple[int, int, int], Any] = {}
     for first, last in zip(starts.tolist(), [*starts[1:].tolist(), len(site)], strict=True):
         rows = slice(first, last)
-        r, d, k = last - first, int(found.d[first]), int(found.k[first])
+        r, d, k = min(last - first, dyads or last - first), int(found.d[first]), int(found.k[first])
         squares = found.cos[rows] ** 2
-        fit, whole = min(float(squares.sum()) / k, 1.0), spectra[site[first]]
+        fit, whole = min(float(squares[:r].sum()) / k, 1.0), spectra[site[first]]
         p_fit = np.nan if r >= d else _p_fit(fit, r, d, k, seed, nulls)
         gain = p_gain = np.nan
-        if r == len(whole):
+        if last - first == len(whole):
             gain = float(squares @ sigma[rows] ** 2) / k / (float(whole @ whole) / d)
             p_gain = gain_tail(whole, gain, d) if k == 1 else np.nan
         best = first + int(np.argmax(squares))
@@ -163,7 +167,7 @@ def _columns(
         Column("gain", picked["gain"], digits=2, about="‖c M‖² over that of a random direction", chance=1.0),
         Column("p_gain", picked["p_gain"], about="chance of this gain for a random direction"),
         Column("q_gain", picked["q_gain"], about=f"Benjamini–Hochberg over {len(places):,} sides of sites"),
-        Column("fit", picked["fit"], digits=3, about="R² of the concept by all directions of the side",
+        Column("fit", picked["fit"], digits=3, about="R² of the concept by the directions of the side",
                chance="fit_chance"),
         Column("fit_chance", np.array([p.fit_chance for p in at]), digits=3, about="r/d"),
         Column("p_fit", picked["p_fit"], about="chance of this fit (Beta); – where the side spans everything"),

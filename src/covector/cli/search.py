@@ -29,6 +29,10 @@ def search(
     by: Annotated[
         str, typer.Option("--by", help="direction, or site: a row per side of a site, all its dyads.")
     ] = "direction",
+    dyads: Annotated[
+        int | None,
+        typer.Option("--dyads", help="With --by site: fit by so many leading dyads (all; of an MLP all fit anything)."),
+    ] = None,
     top: Annotated[int, typer.Option("--top", help="How many directions to show.")] = 20,
     side: Annotated[
         str, typer.Option("--side", help="read,write,query,key: which sides to look at.")
@@ -66,6 +70,7 @@ def search(
         by=by,
         last=last,
         expand=expand,
+        dyads=dyads,
         top=top,
         sides=_listed(side),
         kinds=_listed(kind),
