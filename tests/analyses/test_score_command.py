@@ -23,7 +23,6 @@ from covector.linalg.list_scores import list_scores
 from covector.model.opened import Model
 from covector.render import Table
 
-# With fewer null draws than an atlas has by default, q over its 3328 directions calls nothing.
 DRAWS, ATLAS_DRAWS = 1000, 10_000
 
 
@@ -37,6 +36,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("scored") / "lm.atlas"
     covector.build_atlas("demo-lm", made, options=Options(draws=ATLAS_DRAWS))
     return made
+
+
+@pytest.fixture
+def called(folder: Path) -> covector.Atlas:
+    """The atlas with verdicts: q over its 3328 directions calls nothing, so p times five stands in for q.
+
+    The written rule on those, once more: what `score` says of them is what these columns say.
+    """
+    atlas = covector.open_atlas(folder)
+    told = atlas.columns("p_coherence", "heldout_low", "stability")
+    q = 5 * told["p_coherence"]
+    rule = (q < 0.05) & (told["heldout_low"] > 0.5) & (told["stability"] >= 0.9)
+    atlas._read |= {"q_coherence": q, "interpretable": rule}
+    return atlas
 
 
 @pytest.fixture(scope="module")
@@ -56,43 +69,43 @@ def interpretable(table: Table) -> list[bool]:
 # The atlas
 
 
-def test_without_a_place_it_shows_what_the_atlas_calls_interpretable(folder: Path) -> None:
-    atlas = covector.open_atlas(folder)
-    index = atlas.columns("site", "side", "dyad", "interpretable", "q_coherence")
-    called = np.flatnonzero(index["interpretable"])
-    assert len(called) > 3, "the bundled model has some"
-    table = covector.score(folder, rank=len(called), draws=200)
-    names = {(f"{index['site'][i]}:{index['dyad'][i]}", index["side"][i]) for i in called}
+def test_without_a_place_it_shows_what_the_atlas_calls_interpretable(called: covector.Atlas) -> None:
+    index = called.columns("site", "side", "dyad", "interpretable", "q_coherence", "z_coherence")
+    rows = np.flatnonzero(index["interpretable"])
+    assert len(rows) > 3, "the bundled model has some"
+    table = covector.score(called, rank=len(rows), draws=200)
+    names = {(f"{index['site'][i]}:{index['dyad'][i]}", index["side"][i]) for i in rows}
     assert set(zip(table["direction"], table["side"], strict=True)) == names
     assert all(interpretable(table))
-    fewer = covector.score(folder, rank=2, draws=200)
+    index["q_coherence"][rows] = np.sort(index["q_coherence"][rows])[np.argsort(index["z_coherence"][rows])]
+    fewer = covector.score(called, rank=2, draws=200)
     assert len(fewer) == 2
-    assert f"strongest of {len(called)}" in fewer.says
+    assert list(fewer["q"]) == sorted(index["q_coherence"][rows])[:2]
+    assert f"strongest of {len(rows)}" in fewer.says
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("place", "draws", "called"),
+    ("place", "draws", "some"),
     [
         ("L3.mlp.out:0-9", ATLAS_DRAWS, True),
-        ("L3H1.ov:20-29", DRAWS, True),
+        ("L3H1.ov:0-31", DRAWS, True),
         ("L2H0.qk:20-31", DRAWS, True),
         ("L1.mlp.in", DRAWS, False),
         ("embed", DRAWS, True),
     ],
 )
-def test_verdict_and_scores_are_those_of_the_atlas(folder: Path, place: str, draws: int, called: bool) -> None:
+def test_verdict_and_scores_are_those_of_the_atlas(called: covector.Atlas, place: str, draws: int, some: bool) -> None:
     """The atlas was judged by other code, all heads of a layer together, its nulls drawn in another unit."""
-    atlas = covector.open_atlas(folder)
-    table = covector.score(atlas, place, draws=draws)
+    table = covector.score(called, place, draws=draws)
     asked = ("site", "side", "dyad", "interpretable", "coherence", "z_coherence", "p_coherence", "heldout_low",
              "intruder", "p_intruder", "p_heldout", "lexical", "q_coherence", "stability", "whole",
              "p_whole")  # fmt: skip
-    index = atlas.columns(*asked)
+    index = called.columns(*asked)
     keys = [f"{s}:{d} {side}" for s, d, side in zip(index["site"], index["dyad"], index["side"], strict=True)]
     at = [keys.index(f"{d} {s}") for d, s in zip(table["direction"], table["side"], strict=True)]
     assert interpretable(table) == index["interpretable"][at].tolist()
-    assert any(interpretable(table)) == called
+    assert any(interpretable(table)) == some
     same = [("z", "z_coherence"), ("p_dir", "p_coherence"), ("intruder_p", "p_intruder"), ("p_heldout", "p_heldout")]
     for ours, theirs in (
         ("coherence", "coherence"), ("heldout_low", "heldout_low"), ("intruder", "intruder"), ("whole", "whole"),

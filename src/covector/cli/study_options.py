@@ -29,7 +29,7 @@ Leading = Annotated[
 ]
 Draws = Annotated[
     int | None,
-    typer.Option("--draws", help="Draws of chance, 20 at least (all but basis, frames, index, size, width)."),
+    typer.Option("--draws", help="Draws of chance, 20 at least (all but basis, frames, size, width)."),
 ]
 Number = Annotated[
     int | None,
@@ -54,6 +54,8 @@ Seed = Annotated[
 
 # Keywords of functions that the command line calls otherwise.
 CALLED = {"kind": "kinds", "names": "frames", "k": "-k"}
+# Keywords that are not typed: with `--without-model` nothing is centred.
+UNTYPED = ("centred",)
 # Without the model nothing is judged again.
 JUDGED_AGAIN = ("draws", "bases")
 # Fewer draws leave no p below .05.
@@ -87,6 +89,7 @@ def _typed(options: Mapping[str, Any]) -> dict[str, Any]:
 def _own(study: "Study", atlases: int, without_model: bool) -> dict[str, str]:
     """Options that are keywords of the study's function, with these."""
     said = [p.name for p in signature(study.function).parameters.values() if p.kind is Parameter.KEYWORD_ONLY]
+    said = [name for name in said if name not in UNTYPED]
     if study.needs == "toy" and not atlases:
         said = ["seed"]
     if without_model and study.needs == "model":
