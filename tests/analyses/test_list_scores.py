@@ -259,18 +259,24 @@ def test_directions_of_the_other_nulls_are_held_against_their_like(
     trained: tuple[Dictionary, ScoreNulls, tuple[str, ...]],
 ) -> None:
     """Those of the labels' covariance find more strangers than Haar ones do; and random bases of a subspace."""
-    words, nulls, _ = trained
+    words, nulls, labels = trained
     units = words.units[words.keep].astype(np.float64)
     rows = np.random.default_rng(5).standard_normal((2000, len(units))) @ units
-    scores = score_lists(rows, words.lists(rows), words, nulls, seed=0)
+    scores = score_lists(rows, words.lists(rows), words, nulls, labels=labels, seed=0)
     assert least_alike(scores.intruder_p_cov, 2000) > 1e-4
-    assert max(abs(excess(scores.p_heldout_cov, 2000, level)) for level in (0.01, 0.05, 0.2, 0.5)) < 4
+    for p in (scores.p_heldout_cov, scores.p_lexical_cov):
+        assert max(abs(excess(p, 2000, level)) for level in (0.01, 0.05, 0.2, 0.5)) < 4
     assert excess(scores.intruder_p, 2000, 0.05) > 4
     basis = np.linalg.qr(units[:8].T)[0].T
     within = basis_lists(words, basis, draws=2000, seed=0, intruders=True)
     turned = np.stack([rotate_inside(basis, seed=i)[0] for i in range(1000)])
-    scores = score_lists(turned, words.lists(turned), words, nulls, within=within, seed=0)
+    scores = score_lists(turned, words.lists(turned), words, nulls, within=within, labels=labels, seed=0)
     assert least_alike(scores.intruder_p_svd, 2000) > 1e-4
+    for p in (scores.p_heldout_svd, scores.p_lexical_svd):
+        # Of eight dimensions a part of the lists is told from others without an error: there p is too large.
+        assert max(excess(p, 2000, level) for level in (0.01, 0.05, 0.2, 0.5)) < 4
+        assert min(excess(p, 2000, level) for level in (0.2, 0.5)) > -4
+    assert max(excess(p, 2000, 0.2) for p in (scores.p_heldout, scores.p_lexical)) > 4, "another subspace's null"
 
 
 def test_strangers_in_planted_lists_are_found_oftener_than_in_lists_of_random_directions(

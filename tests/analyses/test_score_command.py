@@ -100,13 +100,14 @@ def test_verdict_and_scores_are_those_of_the_atlas(called: covector.Atlas, place
     table = covector.score(called, place, draws=draws)
     asked = ("site", "side", "dyad", "interpretable", "coherence", "z_coherence", "p_coherence", "heldout_low",
              "intruder", "p_intruder", "p_heldout", "lexical", "q_coherence", "stability", "whole",
-             "p_whole")  # fmt: skip
+             "p_whole", "p_heldout_cov", "p_intruder_cov", "p_lexical", "p_lexical_cov")  # fmt: skip
     index = called.columns(*asked)
     keys = [f"{s}:{d} {side}" for s, d, side in zip(index["site"], index["dyad"], index["side"], strict=True)]
     at = [keys.index(f"{d} {s}") for d, s in zip(table["direction"], table["side"], strict=True)]
     assert interpretable(table) == index["interpretable"][at].tolist()
     assert any(interpretable(table)) == some
     same = [("z", "z_coherence"), ("p_dir", "p_coherence"), ("intruder_p", "p_intruder"), ("p_heldout", "p_heldout")]
+    same += [("intruder_p_cov", "p_intruder_cov")] + [(n, n) for n in ("p_heldout_cov", "p_lexical", "p_lexical_cov")]
     for ours, theirs in (
         ("coherence", "coherence"), ("heldout_low", "heldout_low"), ("intruder", "intruder"), ("whole", "whole"),
         ("lexical", "lexical"), ("q", "q_coherence"), ("stability", "stability"),

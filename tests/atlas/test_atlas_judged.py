@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 import covector
 from covector.arch.toy import random_model
@@ -18,7 +19,7 @@ from covector.atlas.plan import Against, Options
 from covector.atlas.verdict import AGAINST_DRAWS
 from covector.building import build_atlas
 from covector.io.atlas import Atlas
-from covector.linalg.chance.lists import basis_lists, haar_lists, matched_lists
+from covector.linalg.chance.lists import ListNull, basis_lists, haar_lists, matched_lists
 from covector.linalg.chance.pareto import tail_p
 from covector.linalg.list_scores import list_scores
 from covector.linalg.maps import Map
@@ -28,7 +29,7 @@ from covector.model.opened import Model
 
 JUDGED = (
     "coherence", "heldout", "heldout_low", "heldout_high", "intruder", "p_intruder", "lexical", "whole", "carried",
-    "p_coherence_svd", "z_coherence_svd", "stability", "score_pole",
+    "p_coherence_svd", "z_coherence_svd", "p_heldout_svd", "z_intruder_svd", "z_lexical_svd", "stability", "score_pole",
 )  # fmt: skip
 
 
@@ -80,6 +81,13 @@ def spellings(words: list[str]) -> float:
     return float(np.mean(cosines))
 
 
+def compared(null: ListNull, scored: int, labels: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """What null lists score, under the names of columns."""
+    told = null.scores
+    spelt = np.array([spellings([str(labels[i]) for i in row[:scored]]) for row in told.members])
+    return {"coherence": told.coherence, "heldout": told.auc, "intruder": told.intruder, "lexical": spelt}
+
+
 def sides(model: Model, atlas: Atlas) -> Iterator[tuple[pd.DataFrame, Map, SVD, np.ndarray, str, str]]:
     """Rows of every side of every map that are compared with tokens, and the map's own vectors in float64."""
     rows = rows_of(atlas)
@@ -116,34 +124,74 @@ def test_lists_judged_together_are_those_judged_alone(model, whole):
         np.testing.assert_allclose(told.intruder, again, atol=1e-6)
         assert 0 < again.mean() < 1
         if len(vectors) == 6:  # a head's whole subspace
-            rotated = basis_lists(words, vectors, draws=6, seed=0)
+            rotated = basis_lists(words, vectors, draws=6, seed=0, intruders=True)
             assert rotated is not None
-            np.testing.assert_allclose(told.p_coherence_svd, rotated.p("coherence", alone.coherence), rtol=1e-4)
-            z = rotated.z("coherence", alone.coherence)
-            np.testing.assert_allclose(told.z_coherence_svd, z, rtol=1e-4, atol=1e-6)
+            for name, null in compared(rotated, words.scored, labels).items():
+                told_p, told_z, values = told[f"p_{name}_svd"], told[f"z_{name}_svd"], told[name].to_numpy()
+                reached = [(1 + np.sum(null >= value)) / 7 for value in values]
+                p = reached if name == "intruder" else tail_p(values, null)
+                np.testing.assert_allclose(told_p, p, rtol=1e-4, err_msg=name)
+                flat = np.ptp(null) == 0
+                z = np.full(6, np.nan) if flat else (values - null.mean()) / null.std(ddof=1)
+                np.testing.assert_allclose(told_z, z, rtol=1e-4, atol=1e-5, err_msg=name)
             seen += 1
         else:
-            assert told.p_coherence_svd.isna().all()
+            assert told.filter(regex="_svd$").drop(columns="q_svd").isna().all().all()
     assert seen == 2 * 3 * 4
 
 
 def test_chances_are_tails_among_lists_of_random_directions_of_the_same_basis(model, whole):
+    """p and z of every score, against both laws, q over every direction of the atlas."""
+    every = rows_of(whole)
     for basis in ("token_in", "token_out"):
         words, labels = model.bases.dictionary(basis), model.bases[basis].labels
-        haar, cov = haar_lists(words, draws=40, intruders=True).scores, matched_lists(words, draws=40).scores
-        spelt = [spellings([str(labels[i]) for i in row[: words.scored]]) for row in haar.members]
-        nulls = {
-            "p_coherence": ("coherence", haar.coherence),
-            "p_coherence_cov": ("coherence", cov.coherence),
-            "p_heldout": ("heldout", haar.auc),
-            "p_whole": ("whole", haar.whole),
-            "p_lexical": ("lexical", np.array(spelt)),
-        }
+        haar, cov = (of(words, draws=40, intruders=True) for of in (haar_lists, matched_lists))
+        by_law = {"": compared(haar, words.scored, labels), "_cov": compared(cov, words.scored, labels)}
         for told in (told for told, *_, of in sides(model, whole) if of == basis):
-            for name, (score, null) in nulls.items():
-                np.testing.assert_allclose(told[name], tail_p(told[score].to_numpy(), null), rtol=1e-3, err_msg=name)
-            reached = [(1 + np.sum(haar.intruder >= value)) / 41 for value in told.intruder]
-            np.testing.assert_allclose(told.p_intruder, reached, rtol=1e-12)
+            for law, nulls in by_law.items():
+                for name, null in nulls.items():
+                    values = told[name].to_numpy()
+                    reached = [(1 + np.sum(null >= value)) / 41 for value in values]
+                    p = reached if name == "intruder" else tail_p(values, null)
+                    np.testing.assert_allclose(told[f"p_{name}{law}"], p, rtol=1e-3, err_msg=name + law)
+            for name, null in by_law[""].items():
+                z = (told[name] - null.mean()) / null.std(ddof=1)
+                np.testing.assert_allclose(told[f"z_{name}"], z, rtol=1e-4, atol=1e-5, err_msg=name)
+            np.testing.assert_allclose(told.p_whole, tail_p(told.whole.to_numpy(), haar.scores.whole), rtol=1e-3)
+    for score in ("coherence", "heldout", "intruder", "lexical"):
+        for q, p in ((f"q_{score}", f"p_{score}"), (f"q_{score}_cov", f"p_{score}_cov"),
+                     (f"q_{score}_svd", f"p_{score}_pooled")):  # fmt: skip
+            defined = every[p].notna()
+            np.testing.assert_allclose(every[q][defined], stats.false_discovery_control(every[p][defined]), rtol=1e-12)
+            assert every[q][~defined].isna().all()
+            assert defined.sum() > 100
+
+
+def test_every_score_of_a_head_is_pooled_with_those_of_rotated_bases_of_all_heads(model, whole):
+    """Each rotated list in deviations of the five others of its basis, brought to the scale of six: equation 19."""
+    pools: dict[str, list[float]] = {name: [] for name in ("coherence", "heldout", "intruder", "lexical")}
+    for told, _, _, vectors, _, basis in sides(model, whole):
+        if told.p_coherence_svd.isna().all():
+            continue
+        words, labels = model.bases.dictionary(basis), model.bases[basis].labels
+        rotated = basis_lists(words, vectors, draws=6, seed=0, intruders=True)
+        assert rotated is not None
+        for name, null in compared(rotated, words.scored, labels).items():
+            for i in range(6 if np.ptp(null) > 0 else 0):
+                others = np.delete(null, i)
+                z = (null[i] - others.mean()) / max(others.std(ddof=1), 1e-300)
+                pools[name].append(z * np.sqrt((1 + 1 / 6) / (1 + 1 / 5)))
+    every = rows_of(whole)
+    for name, pool in pools.items():
+        z = every[f"z_{name}_svd"].dropna()
+        # Values that are within rounding of a draw may fall on either side of it; where they are between draws they
+        # are counted alike. Beyond ten of the draws a tail is fitted, which `chance.pareto` is tested for.
+        drawn = np.sort(np.array(pool))
+        counted = np.array([(1 + np.sum(drawn >= value)) / (len(drawn) + 1) for value in z])
+        inside = counted * (len(drawn) + 1) > 11
+        off = np.abs(every[f"p_{name}_pooled"][z.index] - counted)[inside]
+        assert inside.sum() > 60
+        assert (off <= 1.5 / len(drawn)).mean() > 0.97, name
 
 
 def test_of_null_draws_nothing_is_kept_that_no_column_is_made_of(model):

@@ -22,6 +22,7 @@ import covector
 from covector.arch.family import families
 from covector.arch.toy import random_model as toy
 from covector.atlas.build import Shard
+from covector.atlas.parts import MAKES
 from covector.atlas.plan import Options, units
 from covector.atlases import open_atlas
 from covector.building import build_atlas
@@ -79,6 +80,15 @@ def reference(whole: Path) -> dict[str, str]:
 
 def plan(model: Path) -> list[str]:
     return [unit.name for unit in units(covector.open(model), OPTIONS)]
+
+
+def test_parts_that_an_older_version_left_are_computed_again(model, reference, tmp_path, monkeypatch):
+    """They hold fewer arrays than this one makes."""
+    monkeypatch.setattr("covector.atlas.parts.MAKES", MAKES - 1)
+    assert build_atlas(model, tmp_path / "a", options=OPTIONS, workers=1, shard=Shard(1, 3)) is None
+    monkeypatch.undo()
+    assert sorted(goes_on(model, tmp_path / "a")) == sorted(plan(model))
+    assert content(tmp_path / "a") == reference
 
 
 @pytest.mark.identity("SV-37")

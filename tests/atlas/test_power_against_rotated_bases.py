@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from covector.atlas.verdict import adjusted, pooled
+from covector.atlas.judge import p_within
+from covector.atlas.verdict import adjusted
 from covector.io.atlas import Atlas
 from covector.model.opened import Model
 from known_truths import LEVEL, Apart, atlas_of, haar, rotated_bases, topics_apart
@@ -171,12 +172,12 @@ def test_without_a_fitted_tail_twenty_over_the_rotations_have_to_lie_beyond_ever
     enough = int(np.floor(1 / LEVEL / (rotations + 1 / n))) + 1
     for k, called in ((enough - 1, 0), (enough, enough)):
         z = np.concatenate([np.full(k, 5.0), np.full(n - k, -1.0)])
-        assert (adjusted(pooled(z, draws)) < LEVEL).sum() == called
+        assert (adjusted(p_within("coherence", z, draws)) < LEVEL).sum() == called
 
 
 def test_with_a_fitted_tail_a_single_one_is_enough() -> None:
     """300 draws fit a tail, which is believed two decades below 1/(draws + 1): q = N/100/(N + 1)."""
     z = np.append(np.full(319, -1.0), 60.0)
-    q = adjusted(pooled(z, np.random.default_rng(0).exponential(size=320) - 1))
+    q = adjusted(p_within("coherence", z, np.random.default_rng(0).exponential(size=320) - 1))
     assert q[-1] == pytest.approx(320 / 100 / 321, rel=1e-12)
     assert (q[:-1] > LEVEL).all()

@@ -11,8 +11,9 @@ import pytest
 from scipy import stats
 
 import covector
-from covector.atlas.verdict import adjusted, pooled
-from covector.linalg.chance.lists import ListNull
+from covector.atlas.judge import p_within
+from covector.atlas.verdict import adjusted
+from covector.linalg.chance.lists import ListNull, left_out
 from covector.linalg.list_scores import ListScores
 from known_truths import D_HEAD, WIDE, atlas_of, planted_model, rotated_internals, verdicts
 
@@ -127,8 +128,8 @@ def heads(effect: np.ndarray, d_head: int = 32) -> tuple[np.ndarray, np.ndarray,
         told = level + spread * (rng.standard_normal(d_head) + planted)
         own.append(null.p("coherence", told))
         z.append(null.z("coherence", told))
-        draws.append(null.left_out("coherence"))
-    return np.concatenate(own), np.concatenate(z), pooled(np.concatenate(z), np.concatenate(draws))
+        draws.append(left_out(null.scores.coherence))
+    return np.concatenate(own), np.concatenate(z), p_within("coherence", np.concatenate(z), np.concatenate(draws))
 
 
 def test_the_pool_calls_what_no_head_by_itself_can_and_nothing_where_nothing_is() -> None:
@@ -147,12 +148,13 @@ def test_the_pool_calls_what_no_head_by_itself_can_and_nothing_where_nothing_is(
 
 def test_a_draw_that_is_left_out_is_measured_by_the_others() -> None:
     values = np.random.default_rng(0).exponential(size=9)
-    told = null_of(np.append(values, np.nan)).left_out("coherence")
+    told = left_out(np.append(values, np.nan))
     for i, value in enumerate(values):
         others = np.delete(values, i)
         z = (value - others.mean()) / others.std(ddof=1)
         # A prediction from n others errs by (1 + 1/n) in variance: brought from eight others to nine.
         assert told[i] == pytest.approx(z * np.sqrt((1 + 1 / 9) / (1 + 1 / 8)), rel=1e-12)
-    assert not len(null_of(np.ones(9)).left_out("coherence"))
-    assert not len(null_of(values[:3]).left_out("coherence"))
-    assert np.isnan(pooled(np.array([1.0, np.nan]), np.zeros(0))).all()
+    assert not len(left_out(np.ones(9)))
+    assert not len(left_out(values[:3]))
+    assert np.isnan(p_within("coherence", np.array([1.0, np.nan]), np.zeros(0))).all()
+    np.testing.assert_array_equal(np.isnan(p_within("intruder", np.array([1.0, np.nan]), np.zeros(3))), [False, True])

@@ -7,14 +7,16 @@ import pyarrow as pa
 
 from covector.atlas.plan import Options
 from covector.io import atlas as store
+from covector.io.atlas_columns import SCORED
 
 LAYERS, HEADS, D_HEAD, D_MODEL, K = 24, 16, 64, 1024, 10
 SIDES = {"ov": ("read", "write"), "qk": ("query", "key"), "mlp.in": ("read",), "mlp.out": ("write",)}
 FLOATS = (
-    "gap", "turn", "sign_margin", "p_svd", "p_cov", "score_pole", "coherence", "p_coherence_svd", "z_coherence_svd",
-    "heldout", "heldout_low", "heldout_high", "intruder", "p_intruder", "lexical", "whole", "carried", "stability",
-    "p_coherence", "p_coherence_cov", "p_heldout", "p_lexical", "p_whole", "z_coherence", "q_svd", "p_coherence_pooled",
-    "q_coherence", "q_coherence_svd", "q_whole",
+    "gap", "turn", "sign_margin", "p_svd", "p_cov", "score_pole", "heldout_low", "heldout_high", "whole", "carried",
+    "stability", "p_whole", "q_svd", "q_whole", *SCORED,
+    *(f"p_{score}{null}" for score in SCORED for null in ("", "_cov", "_svd", "_pooled")),
+    *(f"q_{score}{null}" for score in SCORED for null in ("", "_cov", "_svd")),
+    *(f"z_{score}{null}" for score in SCORED for null in ("", "_svd")),
 )  # fmt: skip
 FLAGS = ("noisy", "interpretable", "svd_specific", "aligned")
 

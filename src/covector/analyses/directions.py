@@ -25,8 +25,8 @@ LEVEL = 0.05
 LABELS = 6
 FLAGS = ("interpretable", "svd_specific", "noisy", "aligned")
 # What rows can be put in order by, as columns of the index; ``strength`` is |ζ|.
-NUMBERS = ("sigma", "p_dir", "q_dir", "p_cov", "p_svd", "q_svd", "coherence", "q_coherence", "heldout", "lexical",
-           "stability")  # fmt: skip
+NUMBERS = ("sigma", "p_dir", "q_dir", "p_cov", "p_svd", "q_svd", "coherence", "q_coherence", "heldout", "q_heldout",
+           "intruder", "q_intruder", "lexical", "q_lexical", "stability")  # fmt: skip
 
 
 def directions(

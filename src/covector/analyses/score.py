@@ -76,6 +76,7 @@ class ScoreNulls:
     p_dir: ListNull
     p_cov: ListNull
     lexical: Float[np.ndarray, " draws"] | None
+    lexical_cov: Float[np.ndarray, " draws"] | None
     npmi: Float[np.ndarray, " draws"] | None
 
 
@@ -86,11 +87,12 @@ class Scores:
     pole           +1 or −1: the pole whose list is more coherent beyond the direction; the list scored below
     coherence      its mean pairwise cosine beyond the direction (the pre-registered score); z in sd of the Haar null
     p_dir, p_cov, p_svd  of the coherence of the stronger pole against the three nulls; z_svd in sd of the third
-    heldout, heldout_low, heldout_high  AUC of later ranks (21–60) against matched distractors, 95 % interval; p_heldout
-                   against the AUC of random directions, p_heldout_cov of those of the second null
+    heldout, heldout_low, heldout_high  AUC of later ranks (21–60) against matched distractors, 95 % interval;
+                   p_heldout, p_heldout_cov, p_heldout_svd against the AUC that the three nulls have
     intruder, intruder_p, intruder_p_cov, intruder_p_svd  share of intruders found, and how often draws of the three
                    nulls find as many: p is never below 1/(draws + 1); guessing finds `intruder_chance`
-    lexical, p_lexical  likeness of the labels as strings: a high one warns, it is no merit
+    lexical, p_lexical, p_lexical_cov, p_lexical_svd  likeness of the labels as strings: a high one warns, it is no
+                   merit; p against the three nulls
     npmi, npmi_pairs, p_npmi  where a corpus was counted
     whole, z_whole, p_whole, carried  coherence with the direction left in, and the share of it that the direction is
     stability      as given
@@ -110,12 +112,15 @@ class Scores:
     heldout_high: Float[np.ndarray, " r"]
     p_heldout: Float[np.ndarray, " r"]
     p_heldout_cov: Float[np.ndarray, " r"]
+    p_heldout_svd: Float[np.ndarray, " r"]
     intruder: Float[np.ndarray, " r"]
     intruder_p: Float[np.ndarray, " r"]
     intruder_p_cov: Float[np.ndarray, " r"]
     intruder_p_svd: Float[np.ndarray, " r"]
     lexical: Float[np.ndarray, " r"]
     p_lexical: Float[np.ndarray, " r"]
+    p_lexical_cov: Float[np.ndarray, " r"]
+    p_lexical_svd: Float[np.ndarray, " r"]
     npmi: Float[np.ndarray, " r"]
     npmi_pairs: Int[np.ndarray, " r"]
     p_npmi: Float[np.ndarray, " r"]
@@ -168,8 +173,8 @@ def score_nulls(
 ) -> ScoreNulls:
     """Both nulls of a dictionary, made once for any number of places. `law` is of p_dir (None: Haar on all of R^d).
 
-    With `labels` lists of the Haar null are scored as strings too, with `cooccurrence` (which must have counted their
-    ids) by NPMI. Costs twice `haar_lists`.
+    With `labels` their lists are scored as strings too, with `cooccurrence` (which must have counted their ids) those
+    of the Haar null by NPMI. Costs twice `haar_lists`.
     """
     p_dir = haar_lists(dictionary, draws=draws, seed=seed, law=law, intruders=True)
     p_cov = matched_lists(dictionary, draws=draws, seed=seed, intruders=True)
@@ -178,6 +183,7 @@ def score_nulls(
         p_dir,
         p_cov,
         None if labels is None else lexical(scored, labels),
+        None if labels is None else lexical(p_cov.scores.members[:, : dictionary.scored], labels),
         None if cooccurrence is None else npmi(scored, cooccurrence)[0],
     )
 
@@ -204,6 +210,7 @@ def score_lists(
     scored = found.members[:, : dictionary.scored]
     nothing = np.full(len(directions), np.nan)
     alike = nothing if labels is None else lexical(scored, labels)
+    turned = None if within is None or labels is None else lexical(within.scores.members[:, : len(scored.T)], labels)
     mutual, pairs = (nothing, np.zeros(len(directions), int)) if cooccurrence is None else npmi(scored, cooccurrence)
     basis_p = float("nan") if within is None else within.p_of_mean("coherence", found.coherence)
     return Scores(
@@ -219,12 +226,15 @@ def score_lists(
         heldout_high=found.high,
         p_heldout=_of(nulls.p_dir.p("auc", found.auc)),
         p_heldout_cov=_of(nulls.p_cov.p("auc", found.auc)),
+        p_heldout_svd=nothing if within is None else _of(within.p("auc", found.auc)),
         intruder=found.intruder,
         intruder_p=_of(nulls.p_dir.p("intruder", found.intruder)),
         intruder_p_cov=_of(nulls.p_cov.p("intruder", found.intruder)),
         intruder_p_svd=nothing if within is None else _of(within.p("intruder", found.intruder)),
         lexical=alike,
         p_lexical=nothing if nulls.lexical is None else _of(tail_p(alike, nulls.lexical)),
+        p_lexical_cov=nothing if nulls.lexical_cov is None else _of(tail_p(alike, nulls.lexical_cov)),
+        p_lexical_svd=nothing if turned is None else _of(tail_p(alike, turned)),
         npmi=mutual,
         npmi_pairs=pairs,
         p_npmi=nothing if nulls.npmi is None else _of(tail_p(mutual, nulls.npmi)),

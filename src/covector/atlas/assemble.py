@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 
 from covector.atlas.decompose import SIDES
-from covector.atlas.judge import COLUMNS, POOL
+from covector.atlas.judge import COLUMNS, POOL, SCORES, p_within
 from covector.atlas.plan import IN_LAYER, Unit, compared_at, null_of
-from covector.atlas.verdict import AGAINST_DRAWS, POOLED, adjusted, chances, pooled, verdicts
+from covector.atlas.verdict import AGAINST_DRAWS, POOLED, adjusted, chances, verdicts
 from covector.errors import BadRequest
 from covector.io.atlas import INDEX, SITES, write_table, write_vectors
 from covector.io.atlas_parts import Part
@@ -35,10 +35,11 @@ def assemble(model: Model, folder: Path, plan: tuple[Unit, ...], part_of: Callab
     ordered = sorted((u for u in plan if u.sites), key=lambda unit: _place(model, unit.sites[0]))
     columns: dict[str, list[Any]] = {}
     sites: dict[str, list[Any]] = {}
-    n, rotated = 0, list[Any]()
+    n, rotated = 0, {score: [np.zeros(0)] for score in SCORES}
     for unit in ordered:
         part = part_of(unit)
-        rotated.append(part.arrays.get(POOL, np.zeros(0)))
+        for score, chunks in rotated.items():
+            chunks.append(part.arrays.get(POOL[score], np.zeros(0)))
         if "vectors" in part.arrays:
             n += len(part.arrays["site"])
             for name, values in _index_columns(model, unit, part, nulls).items():
@@ -54,9 +55,12 @@ def assemble(model: Model, folder: Path, plan: tuple[Unit, ...], part_of: Callab
     table |= {"q_dir": pa.array(adjusted(_numbers(table["p_dir"])))}
     table |= {"q_svd": pa.array(adjusted(_numbers(table["p_svd"])))}
     if "coherence" in table:
-        table[POOLED] = pa.array(pooled(_numbers(table["z_coherence_svd"]), np.concatenate(rotated)))
-        whole = {name: _numbers(table[name]) for name in (*COLUMNS, "stability", *AGAINST_DRAWS, POOLED)}
-        table |= {name: pa.array(values) for name, values in verdicts(whole).items()}
+        whole = {name: _numbers(table[name]) for name in (*COLUMNS, "stability", *AGAINST_DRAWS)}
+        among = {
+            POOLED[score]: p_within(score, whole[f"z_{score}_svd"], np.concatenate(chunks))
+            for score, chunks in rotated.items()
+        }
+        table |= {name: pa.array(values) for name, values in (among | verdicts(whole | among)).items()}
     write_table(folder, INDEX, pa.table(table))
     write_table(folder, SITES, pa.table({name: pa.concat_arrays(chunks) for name, chunks in sites.items()}))
     vectors = (part_of(unit).arrays.get("vectors") for unit in ordered)

@@ -277,20 +277,20 @@ def _block_bytes(vocabulary: int, rows: int, d: int, k: int, itemsize: int) -> i
 
 def _score_bytes(options: Options) -> int:
     """Of one direction: ids and scores of both poles, as they come and as they are kept, and some columns."""
-    return 2 * options.k * (8 + 8 + 4 + 4) + 512
+    return 2 * options.k * (8 + 8 + 4 + 4) + 640
 
 
 def _part_bytes(model: Model, unit: Unit, options: Options) -> int:
     """A finished part that waits to be written, and the copy of it that is being written."""
     kept = sum(kept_and_compared(model.spec, site, options)[0] for site in unit.sites)
-    return 3 * kept * (2 * model.spec.d_model + 16 * options.k + 128)
+    return 3 * kept * (2 * model.spec.d_model + 16 * options.k + 192)
 
 
 def _index_bytes(model: Model, plan: Iterable[Unit], options: Options) -> int:
     """The index while it is assembled: every column in chunks and whole, and one part."""
     rows = [sum(kept_and_compared(model.spec, site, options)[0] for site in unit.sites) for unit in plan]
     part = max(rows) * (2 * model.spec.d_model + _score_bytes(options))
-    return sum(rows) * 2 * (2 * options.k * 20 + 256) + 4 * part + 64 * 2**20
+    return sum(rows) * 2 * (2 * options.k * 20 + 480) + 4 * part + 64 * 2**20
 
 
 def _plain_bytes(model: Model, name: str) -> int:

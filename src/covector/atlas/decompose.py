@@ -184,17 +184,18 @@ def _scored(model: Model, sides: list[Side], options: Options) -> dict[str, np.n
     """Labels and scores of every direction, sides of one basis stacked for one pass over its vectors."""
     starts = np.cumsum([0, *(side.kept for side in sides)])
     out: dict[str, np.ndarray] = {}
-    pooled = []
+    pools: dict[str, list[np.ndarray]] = {name: [np.zeros(0)] for name in POOL.values()}
     for against in dict.fromkeys(side.against for side in sides):
         chosen = [i for i, side in enumerate(sides) if side.against == against]
         at = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in chosen])
         found = _against(model, against, [sides[i] for i in chosen], options)
-        pooled.append(found.pop(POOL, np.zeros(0)))
+        for name, chunks in pools.items():
+            chunks.append(found.pop(name, np.zeros(0)))
         for key, values in found.items():
             shape = (options.k,) if values.ndim > 1 else ()
             blank = np.full((starts[-1], *shape), -1 if values.dtype.kind == "i" else 0, values.dtype)
             out.setdefault(key, blank)[(at, *(slice(0, n) for n in values.shape[1:]))] = values
-    return out | ({POOL: np.concatenate(pooled)} if options.scores else {})
+    return out | ({name: np.concatenate(chunks) for name, chunks in pools.items()} if options.scores else {})
 
 
 def _stability(

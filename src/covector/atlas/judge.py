@@ -14,10 +14,19 @@ import numpy as np
 from covector.atlas.plan import Against, Options
 from covector.axes import Float
 from covector.linalg.chance.laws import Hyperplane
-from covector.linalg.chance.lists import ListNull, basis_lists, each_basis_lists, haar_lists, matched_lists
+from covector.linalg.chance.lists import (
+    ListNull,
+    basis_lists,
+    each_basis_lists,
+    haar_lists,
+    left_out,
+    matched_lists,
+    p_among,
+    z_among,
+)
 from covector.linalg.dictionary import Dictionary, Lists
 from covector.linalg.lexical import lexical
-from covector.linalg.list_scores import list_scores
+from covector.linalg.list_scores import ListScores, list_scores
 from covector.linalg.maps import Map
 from covector.linalg.stability import DRAWS, ONE_PERCENT, stability
 from covector.linalg.svd import SVD
@@ -25,8 +34,10 @@ from covector.model.opened import Model
 
 # Draws of the stability of a matrix that is decomposed whole; a head's costs a hundredth.
 DENSE_DRAWS = 3
-# Of every side of a head the coherence of rotated bases, in their own standard deviations: pooled over the atlas.
-POOL = "rotated.z"
+# Scores that are held against every null, and what each is called among the scores of a list.
+SCORES = {"coherence": "coherence", "heldout": "auc", "intruder": "intruder", "lexical": "lexical"}
+# Of every side of a head what rotated bases score, in their own standard deviations: pooled over the atlas.
+POOL = {score: f"rotated.{score}" for score in SCORES}
 
 
 @dataclass(frozen=True)
@@ -49,49 +60,69 @@ def judged_lists(
 ) -> dict[str, np.ndarray]:
     """Scores of the kept rows of these sides, one after the other, with p_svd of those that are whole.
 
-    `lists` are those of the kept rows, by the dictionary of this basis; it must be large enough (`judges`). `POOL`
-    holds the scores of the rotated bases: not one per row.
+    `lists` are those of the kept rows, by the dictionary of this basis; it must be large enough (`judges`). The arrays
+    of `POOL` hold what the rotated bases score: not one per row.
     """
     chosen, labels = against.judges(model), model.bases[against.basis].labels
     directions = np.concatenate([side.rows[: side.kept] for side in sides])
     found = list_scores(directions, lists, chosen, seed=options.seed, intruders=True)
     within = _within(chosen, [side.rows if side.whole else None for side in sides], options)
-    ends = np.cumsum([side.kept for side in sides])
-    by_side = list(zip(within, np.split(found.coherence, ends[:-1]), strict=True))
-    return {
+    observed = _compared(found, chosen, labels)
+    rotated = [None if null is None else _compared(null.scores, chosen, labels) for null in within]
+    made = {name: observed[score] for name, score in SCORES.items()} | {
         "score_pole": 1.0 - 2.0 * found.pole,
-        "coherence": found.coherence,
-        "p_coherence_svd": np.concatenate([_nan(c) if w is None else w.p("coherence", c) for w, c in by_side]),
-        "z_coherence_svd": np.concatenate([_nan(c) if w is None else w.z("coherence", c) for w, c in by_side]),
-        "heldout": found.auc,
         "heldout_low": found.low,
         "heldout_high": found.high,
-        "intruder": found.intruder,
-        "lexical": lexical(found.members[:, : chosen.scored], labels),
         "whole": found.whole,
         "carried": found.carries / found.whole,
-        POOL: np.concatenate([np.zeros(0), *(w.left_out("coherence") for w in within if w is not None)]),
     }
+    ends = np.cumsum([side.kept for side in sides])[:-1]
+    for name, score in SCORES.items():
+        nulls = [np.zeros(0) if scores is None else scores[score] for scores in rotated]
+        sides_of = list(zip(np.split(observed[score], ends), nulls, strict=True))
+        made[f"p_{name}_svd"] = np.concatenate([p_within(score, own, null) for own, null in sides_of])
+        made[f"z_{name}_svd"] = np.concatenate([z_within(own, null) for own, null in sides_of])
+        made[POOL[name]] = np.concatenate([left_out(null) for null in nulls])
+    return made
 
 
 COLUMNS = (
-    "score_pole", "coherence", "p_coherence_svd", "z_coherence_svd", "heldout", "heldout_low", "heldout_high",
-    "intruder", "lexical", "whole", "carried",
+    "score_pole", *SCORES, "heldout_low", "heldout_high", "whole", "carried",
+    *(f"{what}_{score}_svd" for score in SCORES for what in ("p", "z")),
 )  # fmt: skip
+
+
+def _compared(found: ListScores, chosen: Dictionary, labels: Sequence[str]) -> dict[str, np.ndarray]:
+    """The scores that are held against nulls."""
+    spelt = lexical(found.members[:, : chosen.scored], labels)
+    return {score: spelt if score == "lexical" else getattr(found, score) for score in SCORES.values()}
+
+
+def p_within(score: str, observed: np.ndarray, null: np.ndarray) -> np.ndarray:
+    """p of every value among the finite draws of a null; NaN where it is, and where there is no draw."""
+    p, defined, null = np.full(len(observed), np.nan), np.isfinite(observed), null[np.isfinite(null)]
+    if len(null) and defined.any():
+        p[defined] = p_among(score, observed[defined], null)
+    return p
+
+
+def z_within(observed: np.ndarray, null: np.ndarray) -> np.ndarray:
+    """Every value in standard deviations of the finite draws above their mean; NaN where these are alike, or none."""
+    null = null[np.isfinite(null)]
+    if not len(null) or not np.ptp(null) > 0:
+        return np.full(len(observed), np.nan)
+    return np.atleast_1d(z_among(observed, null))
 
 
 def _within(chosen: Dictionary, bases: Sequence[np.ndarray | None], options: Options) -> list[ListNull | None]:
     """The null of rotated bases of each side that is whole; a single rotation of all of them is drawn together."""
     whole = [basis for basis in bases if basis is not None]
     if options.rotations == 1:
-        found = iter(each_basis_lists(chosen, whole, seed=options.seed))
+        found = iter(each_basis_lists(chosen, whole, seed=options.seed, intruders=True))
     else:
-        found = (basis_lists(chosen, b, draws=options.rotations * len(b), seed=options.seed) for b in whole)
+        draws = options.rotations
+        found = (basis_lists(chosen, b, draws=draws * len(b), seed=options.seed, intruders=True) for b in whole)
     return [None if basis is None else next(found) for basis in bases]
-
-
-def _nan(of: np.ndarray) -> np.ndarray:
-    return np.full(len(of), np.nan)
 
 
 def stability_of(m: Map, found: SVD, place: Sequence[int], options: Options) -> tuple[np.ndarray, np.ndarray]:
@@ -102,21 +133,16 @@ def stability_of(m: Map, found: SVD, place: Sequence[int], options: Options) -> 
 
 
 def null_scores(model: Model, against: Against, options: Options) -> dict[str, np.ndarray]:
-    """What lists of random directions score, by law and score (``haar.coherence``), each sorted.
-
-    Of directions of the basis' own covariance coherence alone is compared, so no other score of them is kept.
-    """
+    """What lists of random directions score, by law and score (``haar.coherence``), each sorted."""
     chosen = judges(model, against)
     if chosen is None:
         return {}
-    law = Hyperplane() if against.centred else None
-    haar = haar_lists(chosen, draws=options.draws, seed=options.seed, law=law, intruders=True).scores
-    made = {
-        "haar.coherence": haar.coherence,
-        "haar.whole": haar.whole,
-        "haar.auc": haar.auc,
-        "haar.intruder": haar.intruder,
-        "haar.lexical": lexical(haar.members[:, : chosen.scored], model.bases[against.basis].labels),
-        "cov.coherence": matched_lists(chosen, draws=options.draws, seed=options.seed).scores.coherence,
-    }
+    law, drawn = Hyperplane() if against.centred else None, {"draws": options.draws, "seed": options.seed}
+    labels, made = model.bases[against.basis].labels, {}
+    haar = haar_lists(chosen, **drawn, law=law, intruders=True).scores
+    made["haar.whole"] = haar.whole
+    made |= {f"haar.{score}": values for score, values in _compared(haar, chosen, labels).items()}
+    del haar
+    cov = matched_lists(chosen, **drawn, intruders=True).scores
+    made |= {f"cov.{score}": values for score, values in _compared(cov, chosen, labels).items()}
     return {name: np.sort(values) for name, values in made.items()}

@@ -24,13 +24,17 @@ from covector.model.opened import Model
 LOOKED_AT = 2**26
 
 
+# Rises when parts hold other arrays, or arrays of another meaning: those of an older version are computed anew.
+MAKES = 2
+
+
 class Parts:
     """Parts in `folder` for one request of one model."""
 
     def __init__(self, model: Model, folder: Path, request: Mapping[str, Any]) -> None:
         self.model, self.folder = model, folder
         # The name is how somebody came to the checkpoint; on another machine it may lie elsewhere.
-        told = json.dumps([nameless(request["meta"]), request["options"]], sort_keys=True)
+        told = json.dumps([MAKES, nameless(request["meta"]), request["options"]], sort_keys=True)
         self.stamp = hashlib.sha256(told.encode()).hexdigest()
         self._tensors: dict[str, dict[str, str]] = {}
 

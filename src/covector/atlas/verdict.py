@@ -9,52 +9,42 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from covector.analyses.score import ALIGNED, INTERPRETABLE, SVD_SPECIFIC, Rule
+from covector.atlas.judge import SCORES, p_within, z_within
 from covector.axes import Bool, Float
 from covector.linalg import chance
-from covector.linalg.chance.lists import p_among
 
-# Column of p or z → (score in the parts, null draws that it is held against).
+# Column of p → (score in the parts, null draws that it is held against).
 AGAINST_DRAWS = {
-    "p_coherence": ("coherence", "haar.coherence"),
-    "p_coherence_cov": ("coherence", "cov.coherence"),
-    "p_heldout": ("heldout", "haar.auc"),
-    "p_intruder": ("intruder", "haar.intruder"),
-    "p_lexical": ("lexical", "haar.lexical"),
+    **{f"p_{name}": (name, f"haar.{score}") for name, score in SCORES.items()},
+    **{f"p_{name}_cov": (name, f"cov.{score}") for name, score in SCORES.items()},
     "p_whole": ("whole", "haar.whole"),
 }
-# p of the coherence of a head's direction among rotated bases of every head (equation 19): q_coherence_svd is of this.
-POOLED = "p_coherence_pooled"
+# p of a score of a head's direction among rotated bases of every head (equation 19): q_…_svd is of this.
+POOLED = {name: f"p_{name}_pooled" for name in SCORES}
+# Column of q → the p whose family it is over.
+Q_OF = {
+    **{f"q_{name}": f"p_{name}" for name in SCORES},
+    **{f"q_{name}_cov": f"p_{name}_cov" for name in SCORES},
+    **{f"q_{name}_svd": POOLED[name] for name in SCORES},
+    "q_whole": "p_whole",
+}
 
 
 def chances(
     arrays: Mapping[str, np.ndarray], names: Sequence[str], nulls: Mapping[str, Mapping[str, np.ndarray]]
 ) -> dict[str, Float[np.ndarray, " n"]]:
-    """p of every judged list against the draws of its own basis, and its coherence in their sd; NaN if undefined."""
+    """p of every judged list against the draws of its own basis, and z in their sd; NaN if undefined."""
     of = np.array(names)
-    made = {column: np.full(len(of), np.nan) for column in (*AGAINST_DRAWS, "z_coherence")}
+    made = {column: np.full(len(of), np.nan) for column in (*AGAINST_DRAWS, *(f"z_{name}" for name in SCORES))}
     for name in dict.fromkeys(names):
         at = of == name
         for column, (score, draws) in AGAINST_DRAWS.items():
-            null = nulls[name].get(draws)
-            if null is not None:
-                made[column][at] = _tail(score, arrays[score][at], null)
-        null = nulls[name].get("haar.coherence")
-        if null is not None:
-            made["z_coherence"][at] = (arrays["coherence"][at] - np.nanmean(null)) / np.nanstd(null, ddof=1)
+            if draws in nulls[name]:
+                made[column][at] = p_within(draws.partition(".")[2], arrays[score][at], nulls[name][draws])
+        for score, drawn in SCORES.items():
+            if f"haar.{drawn}" in nulls[name]:
+                made[f"z_{score}"][at] = z_within(arrays[score][at], nulls[name][f"haar.{drawn}"])
     return made
-
-
-def _tail(score: str, observed: np.ndarray, null: np.ndarray) -> np.ndarray:
-    return np.atleast_1d(np.asarray(p_among(score, observed, null[~np.isnan(null)]), dtype=np.float64))
-
-
-def pooled(z: Float[np.ndarray, " n"], draws: Float[np.ndarray, " b"]) -> Float[np.ndarray, " n"]:
-    """p of every z among the rotated bases of all heads, each in the deviations of its own head; NaN where z is."""
-    p = np.full(len(z), np.nan)
-    defined = np.isfinite(z)
-    if defined.any() and len(draws):
-        p[defined] = _tail("coherence", z[defined], draws)
-    return p
 
 
 def verdicts(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -62,11 +52,7 @@ def verdicts(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
     `columns` are whole columns of the index. A clause whose value is missing is not met.
     """
-    q = {
-        "q_coherence": adjusted(columns["p_coherence"]),
-        "q_coherence_svd": adjusted(columns[POOLED]),
-        "q_whole": adjusted(columns["p_whole"]),
-    }
+    q = {name: adjusted(columns[p]) for name, p in Q_OF.items()}
     told = dict(columns) | q
     interpretable = _holds(INTERPRETABLE, told)
     return q | {

@@ -54,6 +54,8 @@ ALWAYS = (
     "site", "layer", "head", "kind", "side", "dyad", "sigma", "gap", "turn", "noisy", "sign_margin", "cos", "p_dir",
     "p_svd", "block_first", "block_last", "basis", "zeta", "p_cov", "label", *LISTS, "q_dir", "q_svd",
 )  # fmt: skip
+# Scores of lists, each with its p, z and q against every null.
+SCORED = ("coherence", "heldout", "intruder", "lexical")
 
 INDEX_RULES: Mapping[str, Rule] = {
     "site": _TEXT, "kind": _TEXT, "basis": _TEXT, "label": _TEXT,
@@ -62,13 +64,13 @@ INDEX_RULES: Mapping[str, Rule] = {
     "sigma": _GAIN, "cos": _COSINE,
     **dict.fromkeys(("noisy", "interpretable", "svd_specific", "aligned"), _FLAG),
     **dict.fromkeys(
-        ("gap", "turn", "sign_margin", "zeta", "score_pole", "coherence", "z_coherence", "z_coherence_svd", "heldout",
-         "heldout_low", "heldout_high", "intruder", "lexical", "whole", "carried", "stability"), _SCORE,
+        ("gap", "turn", "sign_margin", "zeta", "score_pole", *SCORED, "heldout_low", "heldout_high", "whole", "carried",
+         "stability", *(f"z_{score}{null}" for score in SCORED for null in ("", "_svd"))), _SCORE,
     ),
     **dict.fromkeys(
-        ("p_dir", "p_svd", "p_cov", "p_coherence", "p_coherence_cov", "p_coherence_svd", "p_coherence_pooled",
-         "p_heldout", "p_intruder", "p_lexical", "p_whole", "q_dir", "q_svd", "q_coherence", "q_coherence_svd",
-         "q_whole"), _CHANCE,
+        ("p_dir", "p_svd", "p_cov", "p_whole", "q_dir", "q_svd", "q_whole",
+         *(f"p_{score}{null}" for score in SCORED for null in ("", "_cov", "_svd", "_pooled")),
+         *(f"q_{score}{null}" for score in SCORED for null in ("", "_cov", "_svd"))), _CHANCE,
     ),
     **dict.fromkeys(("top", "bottom"), Rule("text", is_list=True)),
     **dict.fromkeys(("top_id", "bottom_id"), Rule("integer", 0.0, 2.0**31, is_list=True)),

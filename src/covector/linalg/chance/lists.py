@@ -52,26 +52,7 @@ class ListNull:
 
     def z(self, score: str, observed: Number) -> Number:
         """Effect size: how many standard deviations of the null above its mean."""
-        null = self._of(score)
-        return ((np.asarray(observed) - np.nanmean(null)) / np.nanstd(null, ddof=1))[()]
-
-    def left_out(self, score: str) -> Float[np.ndarray, " draws"]:
-        """Every draw in standard deviations of the others, on the scale of `z`: what z is under the null.
-
-        Mean and deviation of the others are estimates, as they are for an observation, from one draw less: hence
-        the factors (1 + 1/(n−1))^−½ and (1 + 1/n)^½. Nothing where fewer than four draws are finite, or all are alike.
-        Source: `docs/theory/scores.md`, equation 19.
-        """
-        null = self._of(score)
-        null = null[np.isfinite(null)]
-        n = len(null)
-        if n < 4 or not np.ptp(null) > 0:
-            return np.zeros(0)
-        centred = null - null.mean()
-        rest = -centred / (n - 1)
-        variance = (np.sum(centred**2) - centred**2 - (n - 1) * rest**2) / (n - 2)
-        scale = np.sqrt((1 + 1 / n) / (1 + 1 / (n - 1)))
-        return scale * (centred - rest) / np.sqrt(np.maximum(variance, np.finfo(float).tiny))
+        return z_among(observed, self._of(score))
 
     def p_of_mean(self, score: str, observed: Float[np.ndarray, " r"]) -> float:
         """Probability that the mean over a whole random basis is as large; NaN unless the null is one of bases."""
@@ -94,6 +75,29 @@ def p_among(score: str, observed: Number, null: Float[np.ndarray, " draws"]) -> 
     (1 + #)/(B + 1), which is never below 1/(B + 1). Raises BadRequest if no draw is finite.
     """
     return monte_carlo_p(observed, null).value if score in COUNTED else tail_p(observed, null)
+
+
+def z_among(observed: Number, null: Float[np.ndarray, " draws"]) -> Number:
+    """How many standard deviations of the draws `observed` is above their mean, in its shape."""
+    return ((np.asarray(observed) - np.nanmean(null)) / np.nanstd(null, ddof=1))[()]
+
+
+def left_out(null: Float[np.ndarray, " draws"]) -> Float[np.ndarray, " finite"]:
+    """Every draw in standard deviations of the others, on the scale of `z_among`: what z is under the null.
+
+    Mean and deviation of the others are estimates, as they are for an observation, from one draw less: hence
+    the factors (1 + 1/(n−1))^−½ and (1 + 1/n)^½. Nothing where fewer than four draws are finite, or all are alike.
+    Source: `docs/theory/scores.md`, equation 19.
+    """
+    null = null[np.isfinite(null)]
+    n = len(null)
+    if n < 4 or not np.ptp(null) > 0:
+        return np.zeros(0)
+    centred = null - null.mean()
+    rest = -centred / (n - 1)
+    variance = (np.sum(centred**2) - centred**2 - (n - 1) * rest**2) / (n - 2)
+    scale = np.sqrt((1 + 1 / n) / (1 + 1 / (n - 1)))
+    return scale * (centred - rest) / np.sqrt(np.maximum(variance, np.finfo(float).tiny))
 
 
 def haar_lists(
@@ -165,7 +169,7 @@ def basis_lists(
 
 
 def each_basis_lists(
-    dictionary: Dictionary, bases: Sequence[Float[np.ndarray, "_ d"]], *, seed: Seed = 0
+    dictionary: Dictionary, bases: Sequence[Float[np.ndarray, "_ d"]], *, seed: Seed = 0, intruders: bool = False
 ) -> list[ListNull | None]:
     """`basis_lists` of several bases, one random basis of each span: for the heads of a layer three times sooner.
 
@@ -179,7 +183,7 @@ def each_basis_lists(
     frames = {r: next(_frames(r, 1, seed)) for r in {len(bases[i]) for i in chosen}}
     turned = [frames[len(bases[i])] @ bases[i] for i in chosen]
     rows = np.concatenate(turned)
-    scores = list_scores(rows, dictionary.lists(rows), dictionary, seed=seed)
+    scores = list_scores(rows, dictionary.lists(rows), dictionary, seed=seed, intruders=intruders)
     starts = np.cumsum([0, *(len(part) for part in turned)])
     for i, start, stop in zip(chosen, starts, starts[1:], strict=False):
         found[i] = ListNull("p_svd", scores.part(slice(start, stop)), np.zeros(stop - start, np.int64))
