@@ -355,8 +355,8 @@ def test_a_planted_model_bears_out_what_was_planted(written):
     table = replicate_sprint(written.model, written.atlas, concepts=tuple(f"' t{t}a' + ' t{t}b'" for t in range(4)))
     verdicts = dict(zip(table["finding"], table["verdict"], strict=True))
     assert {k for k, v in verdicts.items() if v == HOLDS} >= {"B", "C.i", "C.ii", "D.ii", "F"}
-    assert {"A.ii", "D", "D.i"} <= {k for k, v in verdicts.items() if v == FAILS}
-    assert verdicts["B.i"] == SILENT
+    assert {"D", "D.i"} <= {k for k, v in verdicts.items() if v == FAILS}
+    assert {k for k, v in verdicts.items() if v == SILENT} >= {"A.i", "A.ii", "B.i"}, "all heads have one spectrum"
 
 
 def test_what_cannot_be_asked_of_a_small_vocabulary_says_why(tmp_path):

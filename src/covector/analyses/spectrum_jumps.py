@@ -33,6 +33,8 @@ from covector.render import Column
 DRAWS = 4000
 
 What = Literal["z", "z_norm", "z_layer", "z_trend"]
+# Logarithms of gains that differ by less do so by rounding.
+ROUNDING = 1e-10
 OF_LAYERS = ("z_layer", "z_trend")
 
 
@@ -104,7 +106,7 @@ def grouped(records: Sequence[SiteSpectrum]) -> list[Group]:
 def jumps(groups: Sequence[Group], level: float, seed: int) -> list[Jump]:
     """Every comparison that can be made (of four or more places, half of them different), with its familywise level."""
     asked: list[tuple[What, Group, np.ndarray]] = [(what, g, x) for g in groups for what, x in _quantities(g)]
-    made = [comparison for comparison in asked if np.isfinite(robust_z(comparison[2])).any()]
+    made = [comparison for comparison in asked if np.isfinite(robust_z(comparison[2], noise=ROUNDING)).any()]
     return [_jump(what, g, x, len(made), level, seed) for what, g, x in made]
 
 
@@ -145,7 +147,7 @@ def _quantities(group: Group) -> list[tuple[What, np.ndarray]]:
 
 
 def _jump(what: What, group: Group, x: np.ndarray, tests: int, level: float, seed: int) -> Jump:
-    scores = robust_z(x)
+    scores = robust_z(x, noise=ROUNDING)
     null = _null(what, group.heads, group.layers, seed)
     ps = np.minimum(1.0, tests * np.asarray(monte_carlo_p(np.abs(scores), null).value))
     bound = float(np.quantile(null, 1 - level / tests))

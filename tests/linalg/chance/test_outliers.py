@@ -37,6 +37,15 @@ def test_what_has_no_usual_value_has_no_score() -> None:
     np.testing.assert_allclose(found[1:], robust_z(np.array([1.0, 2.0, 3.0, 4.0])))
 
 
+def test_values_that_differ_by_rounding_alone_are_equal() -> None:
+    x = 1 + 1e-15 * np.arange(9.0)
+    x[3] = 2
+    assert np.isfinite(robust_z(x)).all()
+    assert np.isnan(robust_z(x, noise=1e-10)).all()
+    np.testing.assert_array_equal(robust_z(np.arange(9.0), noise=1.999), robust_z(np.arange(9.0)))
+    assert np.isnan(robust_z(np.arange(9.0), noise=2.001)).all()
+
+
 @pytest.mark.parametrize("law", ["normal", "largest value"])
 @pytest.mark.parametrize("n", [5, 150])
 def test_the_maximum_exceeds_its_level_as_often_as_it_should(n: int, law: Law) -> None:

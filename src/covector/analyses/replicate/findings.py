@@ -46,7 +46,10 @@ def growth(asked: Asked) -> Finding:
     middle = np.array([np.median(sigma[layer == i]) for i in np.unique(layer)])
     if len(middle) < FEWEST_LAYERS:
         raise BadRequest(f"an order of fewer than {FEWEST_LAYERS} layers is never beyond chance, it has {len(middle)}")
-    tau, p = _kendall(np.arange(len(middle)), np.log(middle))
+    heights = np.round(np.log(middle), 10)  # equal but for rounding is equal
+    if not np.ptp(heights) > 0:
+        raise BadRequest("an order of layers is asked for, all have the same median σ₁")
+    tau, p = _kendall(np.arange(len(middle)), heights)
     why = f"median σ₁ of OV goes from {middle[0]:.3g} in the first layer to {middle[-1]:.3g} in the last"
     return Finding("A.i", "Kendall's τ of σ₁ with depth", tau, 0.0, verdict(p < ALPHA), why, p=p)
 

@@ -29,11 +29,11 @@ BLOCK = 250
 Law = Literal["normal", "largest value"]
 
 
-def robust_z(x: Float[np.ndarray, "... n"]) -> Float[np.ndarray, "... n"]:
+def robust_z(x: Float[np.ndarray, "... n"], *, noise: float = 0.0) -> Float[np.ndarray, "... n"]:
     """(x − median)/(1.4826·MAD) along the last axis, in standard deviations of a normal law.
 
-    NaN for fewer than four values, or where half of them are equal. Values that are not finite are NaN and are not
-    counted. Free of shift and positive scale.
+    NaN for fewer than four values, or where half of them are equal: lie within `noise` of their median. Values that
+    are not finite are NaN and are not counted. Free of shift, and without noise of positive scale.
     """
     x = np.where(np.isfinite(x), x, np.nan)
     if x.shape[-1] < FEWEST or np.any(np.isfinite(x).sum(axis=-1) < FEWEST):
@@ -41,7 +41,9 @@ def robust_z(x: Float[np.ndarray, "... n"]) -> Float[np.ndarray, "... n"]:
     median = _middle(x)
     away = x - median[..., None]
     spread = CONSISTENT * _middle(np.abs(away))
-    return np.divide(away, spread[..., None], out=np.full(x.shape, np.nan), where=spread[..., None] > 0)
+    return np.divide(
+        away, spread[..., None], out=np.full(x.shape, np.nan), where=spread[..., None] > CONSISTENT * noise
+    )
 
 
 def largest_z_null(sizes: Sequence[int], *, law: Law, draws: int, seed: Seed) -> Float[np.ndarray, " draws"]:
