@@ -34,9 +34,9 @@ types: setup-all
 bench: setup-all
 	@set -e; for claim in benchmarks/*.py; do echo "== $$claim"; $(ONE) $(BIN)/python $$claim; done
 
-# Claims that are judged by processor time on one thread, so that a busy machine does not decide them.
+# Claims that are judged by processor time on one thread, or by memory, so that a busy machine does not decide them.
 QUICK := product_svd_is_faster_than_dense mlp_svd_is_faster_than_torch help_and_import_are_quick \
-	projection_costs_little_more_than_a_product half_precision_screens_exactly \
+	projection_costs_little_more_than_a_product half_precision_screens_exactly decompositions_need_little_memory \
 	a_patching_sweep_costs_its_suffixes rollouts_cost_their_steps
 
 bench-quick: setup-all

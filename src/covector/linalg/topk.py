@@ -73,8 +73,8 @@ def poles(
     whatever stands for vectors that are left out is 0), to sum over the vectors what would not fit in memory.
     Raises BadRequest for k < 1, nothing kept, kept vectors (or directions) that are not finite, or lengths outside the
     normal numbers of the vectors' precision; SpaceMismatch for widths that differ. Memory beyond inputs and result:
-    128 MB of scores, and a float32 copy of float16 vectors; or one of half precision, and torch, where that is quicker
-    (never with `see`, nor inside `half.only_float32`).
+    128 MB of scores, and a float32 copy of float16 vectors; or half of those scores, a copy of half precision, and
+    torch, where that is quicker (never with `see`, nor inside `half.only_float32`).
     """
     n = _check(directions, vectors, k, keep)
     few = 2 * n < vectors.shape[0] and n * vectors.shape[1] * vectors.itemsize <= BUFFER_BYTES
@@ -116,7 +116,8 @@ def _by_half(
     directions: np.ndarray, vectors: np.ndarray, k: int, lengths: np.ndarray | None, table: half.HalfTable
 ) -> Poles:
     """The same poles, with candidates chosen in half precision."""
-    rows = _rows(len(directions), 2 * len(table.ids))
+    # As many as in float32, so that these scores and the table together need little more than those do.
+    rows = _rows(len(directions), 4 * len(table.ids))
     room, sides = table.room(min(rows, len(directions))), (list[tuple[np.ndarray, np.ndarray]](), [])
     for start in range(0, len(directions), rows):
         part = directions[start : start + rows]
