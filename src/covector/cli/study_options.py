@@ -33,7 +33,7 @@ Draws = Annotated[
 ]
 Number = Annotated[
     int | None,
-    typer.Option("--number", help="Directions per site and method (dictionary of an atlas): as many as a head has."),
+    typer.Option("--number", help="Directions per method (dictionary of an atlas: as many as a head has; index: 64)."),
 ]
 Windows = Annotated[int | None, typer.Option("--windows", help="How many windows of indices (index): 8.")]
 Sites = Annotated[str | None, typer.Option("--sites", help="Places, commas between (index): the embeddings.")]
@@ -57,7 +57,7 @@ CALLED = {"kind": "kinds", "names": "frames", "k": "-k"}
 # Keywords that are not typed: with `--without-model` nothing is centred.
 UNTYPED = ("centred",)
 # Without the model nothing is judged again.
-JUDGED_AGAIN = ("draws", "bases")
+JUDGED_AGAIN = ("draws", "bases", "number")
 # Fewer draws leave no p below .05.
 FEWEST = 20
 

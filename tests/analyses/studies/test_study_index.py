@@ -1,15 +1,21 @@
 """Scores of an embedding's directions by index."""
 
+import sys
+
 import numpy as np
 import pytest
 from scipy import stats
 
 import covector
+from covector.analyses.studies.independent import compared
 from covector.analyses.studies.index import index
 from covector.analyses.studies.judges import judge
 from covector.arch.toy import random_model
 from covector.atlas.plan import Options
-from covector.errors import BadRequest
+from covector.errors import BadRequest, MissingExtra
+from covector.linalg.chance.laws import Matched
+from covector.linalg.factorings import STEPS
+from covector.linalg.principal import principal
 from synthetic_atlas import built, synthetic
 
 
@@ -73,7 +79,7 @@ def test_with_the_model_directions_are_the_principal_components_of_the_centred_l
     model = leaning()
     atlas = built(model, tmp_path / "a", Options(("embed",), draws=500))
     table = index(atlas, model, windows=24, draws=300)
-    rows = [r for r in table.rows if r["site"] == "embed"]
+    rows = [r for r in table.rows if (r["site"], r["axes"]) == ("embed", "PCA")]
     labels = np.asarray(model.stored["W_E"], np.float64)
     axes = np.linalg.svd(labels - labels.mean(axis=0), full_matrices=False)[2]
     against = str(atlas.column("basis")[np.flatnonzero(atlas.column("site") == "embed")[0]])
@@ -93,6 +99,8 @@ def test_uncentred_directions_are_the_atlas_own_and_are_called_so(tmp_path):
     atlas = built(model, tmp_path / "a", Options(("embed",), draws=500))
     alone, uncentred = index(atlas, windows=24), index(atlas, model, centred=False, windows=24)
     assert alone.rows == uncentred.rows
+    assert {r["axes"] for r in alone.rows} == {"PCA"}
+    assert alone.meta["independent"] == {}
     at = np.flatnonzero(atlas.column("site") == "embed")
     wanted = stats.norm.isf(atlas.column("p_coherence")[at])
     assert [r["score"] for r in alone.rows if r["site"] == "embed"] == pytest.approx(wanted, abs=1e-6)
@@ -107,3 +115,99 @@ def test_layers_are_read_as_they_are_beside_centred_embeddings(tmp_path):
     table = index(atlas, model, sites="embed,L0.mlp.in,pos", draws=300)
     assert table.meta["centred"] == {"embed write": True, "L0.mlp.in read": False, "pos write": True}
     assert table.not_says.startswith("Not centred (L0.mlp.in): ")
+
+
+def embedded(seed: int, labels: np.ndarray):
+    """A model whose embeddings, in and out, have these labels, and random weights otherwise."""
+    n, d = labels.shape
+    weights = random_model(seed=seed, n_layers=1, d_model=d, n_vocab=n, norm=None)
+    return covector.open(type(weights)(weights.spec, weights.arrays | {"W_E": labels, "W_U": labels.T}))
+
+
+def of(table, site: str, axes: str) -> dict:
+    return next(r for r in table.rows if (r["site"], r["axes"]) == (site, axes))
+
+
+def test_ica_beats_its_span_where_topics_are_independent_and_equally_strong(tmp_path):
+    """12 axes with two poles; labels far out on one have a direction of their own in common, outside the span.
+
+    So a list along an axis agrees beyond it; lists of directions between axes, as PCA has them, mix several.
+    """
+    pytest.importorskip("sklearn")
+    rng = np.random.default_rng(4)
+    frame = np.linalg.qr(rng.standard_normal((24, 24)))[0]
+    codes = np.zeros((720, 12))
+    codes[np.arange(720), np.arange(720) % 12] = rng.choice([-1, 1], 720) * rng.uniform(0.5, 1.5, 720)
+    labels = codes @ frame[:12] + 0.7 * np.abs(codes) @ frame[12:] + 0.25 * rng.standard_normal((720, 24))
+    model = embedded(4, labels)
+    atlas = built(model, tmp_path / "a", Options(("embed",), draws=300))
+    table = index(atlas, model, sites="embed", number=12, draws=300)
+    told = table.meta["independent"]["embed write"]
+    ica, leading, random = (of(table, "embed", axes) for axes in ("ICA", "leading", "random"))
+    assert told["axes"] == 12
+    assert told["converged"]
+    assert "did not converge" not in table.says
+    assert ica["p_turned"] == told["p_turned"] == 1 / 50
+    assert leading["p_turned"] == told["p_turned_leading"] > 0.02
+    assert ica["score"] > max(leading["score"], random["score"], told["score_turned_range"][1]) + 0.5
+    assert ica["coherent"] > random["high"]
+    assert "12 ICA axes in the span of the first 12 components" in table.says
+    assert "are more coherent than random axes of that span (p = .020)" in table.says
+    assert [ica["first"], ica["last"], leading["first"], leading["last"]] == [None, None, 0, 11]
+
+
+def test_of_labels_that_are_normal_in_the_span_ica_is_one_random_basis_of_it():
+    """So p is uniform, whatever the span scores (its first axis is coherent): mean .525, standard error .053."""
+    pytest.importorskip("sklearn")
+    p, spread = [], np.geomspace(4, 0.5, 10)
+    for seed in range(30):
+        normal = np.random.default_rng((seed, 1)).standard_normal((200, 10))
+        normal[:, 9] += 2 * np.abs(normal[:, 0])  # outside the span of the first five, and told by the first
+        model = embedded(seed, normal * spread)
+        own = model.bases["token_in"]
+        found = principal(own.vectors, own.usable)
+        among = judge(model, "token_in", draws=100)
+        cov = judge(model, "token_in", law=Matched(found.axes * np.sqrt(found.variances)[:, None]), draws=100)
+        one = compared(own, found, among, cov, number=5, turns=19, seed=seed)
+        assert one is not None
+        p.append(one.p(one.ica))
+    assert np.mean(p) == pytest.approx(0.525, abs=3.5 * 0.053)
+    assert np.mean(np.array(p) <= 0.05) < 0.05 + 3 * np.sqrt(0.05 * 0.95 / 30)
+
+
+def test_the_rows_of_a_whole_are_means_over_its_axes_and_the_first_ones_are_the_windows(tmp_path):
+    pytest.importorskip("sklearn")
+    model = leaning()
+    table = index(built(model, tmp_path / "a", Options(("embed",), draws=300)), model, windows=24, number=9, draws=300)
+    windows = [r for r in table.rows if (r["site"], r["axes"]) == ("embed", "PCA")]
+    leading = of(table, "embed", "leading")
+    for name in ("score", "coherent", "beyond_cov"):
+        assert leading[name] == pytest.approx(np.mean([r[name] for r in windows[:9]]), abs=1e-12)
+    assert leading["score_null"] == of(table, "embed", "ICA")["score_null"] == pytest.approx(1.96 / 3)
+    labels = np.asarray(model.stored["W_E"], np.float64)
+    power = np.linalg.svd(labels - labels.mean(axis=0))[1] ** 2
+    assert table.meta["independent"]["embed write"]["variance"] == pytest.approx(power[:9].sum() / power.sum())
+    assert table.meta["independent"].keys() == {"embed write", "unembed read"}
+
+
+def test_an_ica_that_does_not_come_to_an_end_is_told_all_the_same(tmp_path, monkeypatch):
+    pytest.importorskip("sklearn")
+    monkeypatch.setitem(STEPS, "ica", 2)
+    model = leaning()
+    table = index(built(model, tmp_path / "a", Options(("embed",), draws=300)), model, sites="embed", draws=300)
+    told = table.meta["independent"]["embed write"]
+    assert (told["converged"], told["steps"], told["axes"]) == (False, 2, 24)
+    assert table.says.endswith("ICA did not converge in 2 steps.")
+
+
+def test_without_the_library_the_index_is_told_without_ica_unless_axes_were_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    model = leaning()
+    atlas = built(model, tmp_path / "a", Options(("embed",), draws=300))
+    table = index(atlas, model, sites="embed", draws=300)
+    assert {r["axes"] for r in table.rows} == {"PCA"}
+    assert "Independent components are not tried (embed): expected scikit-learn" in table.not_says
+    with pytest.raises(MissingExtra, match="pip install"):
+        index(atlas, model, number=5)
+    with pytest.raises(BadRequest, match="expected number >= 2 axes, got 1"):
+        index(atlas, model, number=1)

@@ -7,24 +7,28 @@ paid for the search by shuffling the order.
 Principal components are those around the mean of the labels. The singular vectors of the table itself, which an atlas
 has, are others: where labels have much in common the first is their mean, and those after it are not the components.
 
-Source: Q19 of the theory page; `docs/theory/studies.md`, equations 9–10 and 34.
+Axes of an ICA of the same labels have no index. They stand beside as many leading components, and beside random axes of
+the span that both have.
+
+Source: Q19 of the theory page; `docs/theory/studies.md`, equations 9–10 and 34–36.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special
 
+from covector.analyses.studies import independent
 from covector.analyses.studies.directions import directions, judged, of_p, told_of
 from covector.analyses.studies.judges import DRAWS, judge
 from covector.analyses.studies.study import Study
 from covector.axes import Bool, Float, Int
-from covector.errors import BadRequest
+from covector.errors import BadRequest, MissingExtra
 from covector.io.atlas import Atlas
 from covector.linalg.chance.clustered import clustered_share
 from covector.linalg.chance.laws import Matched
 from covector.linalg.changepoint import SHORTEST, Changepoint, changepoint
 from covector.linalg.dictionary import FEWEST
+from covector.linalg.factorings import available
 from covector.linalg.norms import lengths
 from covector.linalg.principal import principal
 from covector.model.opened import Model
@@ -41,7 +45,8 @@ LABELS = {"embed": "token_in", "unembed": "token_out", "pos": "position_in"}
 class Indexed:
     """Normal scores of one matrix' directions, largest gain first, and the change of level found in them.
 
-    `mean` is the |cos| of the first uncentred direction with the labels' mean; None where no mean was taken off.
+    `mean` is the |cos| of the first uncentred direction with the labels' mean; None where no mean was taken off. `ica`
+    is None there too, and where ICA could not be had.
     """
 
     site: str
@@ -51,6 +56,22 @@ class Indexed:
     beyond: Bool[np.ndarray, " n"]
     change: Changepoint
     mean: float | None = None
+    ica: independent.Compared | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Row:
+    """One row of the table: a window of indices, or axes as a whole (their `p` among random axes of the same span)."""
+
+    of: Indexed
+    axes: str
+    first: float
+    last: float
+    score: float
+    null: float
+    share: tuple[float, float, float]
+    beyond: float
+    p: float = np.nan
 
 
 def index(
@@ -60,28 +81,35 @@ def index(
     sites: str | None = None,
     centred: bool = True,
     windows: int = WINDOWS,
+    number: int | None = None,
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Table:
-    """Coherence of an embedding's principal directions by index: one row per window of indices and matrix.
+    """Coherence of an embedding's principal directions by index: one row per window of indices and matrix; and of ICA.
 
     `sites`: places, commas between (None: embeddings in and out, without positions). With the `model`, directions of
     embeddings are the principal components of their labels, the mean taken off, judged against `draws` random ones.
     Without it, with ``centred=False`` and in layers they are the atlas' singular directions, not centred. Scores are
     Φ⁻¹(1 − p) of coherence, mean 0 and sd 1 by chance. The changepoint of each matrix stands in `says` and in meta.
-    Raises BadRequest for an atlas without scores or such places, or windows < 2.
+
+    Where directions are principal components three rows follow: the leading `number` of them (None: 64, or all) as a
+    whole, as many ICA axes of the same labels in their span, and random axes of that span (the mean over 49 bases; its
+    intervals are 95 % of bases). `p_turned` is the share of those bases that score as high. ICA needs scikit-learn:
+    without it there are no such rows, which the table says; with a `number` that is an error.
+    Raises BadRequest for an atlas without scores or such places, windows < 2 or number < 2, MissingExtra.
     """
     places = directions(atlas)
     wanted = _wanted(atlas, places.site, sites)
     if windows < 2:
         raise BadRequest(f"expected windows >= 2, got {windows}; leave it out for {WINDOWS}")
+    number = _axes(number)
     found = []
     for site in wanted:
         for side in dict.fromkeys(places.side[places.site == site]):
             at = np.flatnonzero((places.site == site) & (places.side == side))
             at = at[np.argsort(places.dyad[at], kind="stable")]
             if centred and model is not None and LABELS.get(site, site) in model.bases:
-                one = _components(atlas, model, site, side, at, draws, seed)
+                one = _components(atlas, model, site, side, at, number, draws, seed)
             else:
                 told = judged(atlas, "p_coherence", "p_coherence_cov")
                 one = _indexed(site, side, told["p_coherence"][at], told["p_coherence_cov"][at], seed)
@@ -93,6 +121,19 @@ def index(
     return _table(atlas, found, windows, draws, seed)
 
 
+def _axes(number: int | None) -> int:
+    """How many axes ICA looks for; 0 where scikit-learn is missing and no number was asked for."""
+    if number is not None and number < 2:
+        raise BadRequest(f"expected number >= 2 axes, got {number}; leave it out for {independent.NUMBER}")
+    try:
+        available()
+    except MissingExtra:
+        if number is not None:
+            raise
+        return 0
+    return independent.NUMBER if number is None else number
+
+
 def _indexed(
     site: str,
     side: str,
@@ -100,16 +141,18 @@ def _indexed(
     cov: Float[np.ndarray, " n"],
     seed: int,
     mean: float | None = None,
+    ica: independent.Compared | None = None,
 ) -> Indexed | None:
     """The scores of these p with their change of level; None where there are too few, or none is judged."""
     if np.isnan(p).all() or len(p) < 2 * SHORTEST:
         return None
-    scores = -special.ndtri(np.clip(p, 1e-12, 1 - 1e-12))
-    return Indexed(site, side, scores, p < ALPHA, cov < ALPHA, changepoint(scores, draws=SHUFFLES, seed=seed), mean)
+    scores = independent.normal(p)
+    change = changepoint(scores, draws=SHUFFLES, seed=seed)
+    return Indexed(site, side, scores, p < ALPHA, cov < ALPHA, change, mean, ica)
 
 
 def _components(
-    atlas: Atlas, model: Model, site: str, side: str, at: Int[np.ndarray, " n"], draws: int, seed: int
+    atlas: Atlas, model: Model, site: str, side: str, at: Int[np.ndarray, " n"], number: int, draws: int, seed: int
 ) -> Indexed | None:
     """Principal components of an embedding's labels, judged in the basis that the atlas reads the place against."""
     against, dot, _ = str(atlas.column("basis")[at[0]]).partition(".centred")
@@ -120,12 +163,13 @@ def _components(
     found = principal(own.vectors, own.usable)
     # "Beyond the labels' covariance" is beyond directions that vary as the labels do around their mean.
     law = Matched(found.axes * np.sqrt(found.variances)[:, None])
-    p = judge(model, against, centred=bool(dot), draws=draws, seed=seed)(found.axes).p
-    cov = judge(model, against, centred=bool(dot), law=law, draws=draws, seed=seed)(found.axes).p
+    among = judge(model, against, centred=bool(dot), draws=draws, seed=seed)
+    beyond = judge(model, against, centred=bool(dot), law=law, draws=draws, seed=seed)
+    ica = independent.compared(own, found, among, beyond, number=number, seed=seed) if number else None
     first = atlas.units(at[:1])[0].astype(np.float64)
     size = lengths(np.stack([first, found.mean]))
     along = abs(float(first @ found.mean)) / float(size.prod()) if size.all() else 0.0
-    return _indexed(site, side, p, cov, seed, along)
+    return _indexed(site, side, among(found.axes).p, beyond(found.axes).p, seed, along, ica)
 
 
 def _wanted(atlas: Atlas, site: np.ndarray, sites: str | None) -> list[str]:
@@ -142,43 +186,81 @@ def _wanted(atlas: Atlas, site: np.ndarray, sites: str | None) -> list[str]:
     return chosen
 
 
+def _windows(one: Indexed, windows: int) -> list[_Row]:
+    """The indices of one matrix, shared out."""
+    rows = []
+    for at in np.array_split(np.arange(len(one.scores)), windows):
+        if not len(at):
+            continue
+        share = clustered_share(one.coherent[at], at)
+        rows.append(_Row(one, "PCA", float(at[0]), float(at[-1]), float(np.nanmean(one.scores[at])),
+                         float(1.96 / np.sqrt(len(at))), (share.value, share.low, share.high),
+                         float(one.beyond[at].mean())))  # fmt: skip
+    return rows
+
+
+def _wholes(one: Indexed) -> list[_Row]:
+    """The leading components, ICA axes and random axes of one span, each as a whole."""
+    ica = one.ica
+    if ica is None:
+        return []
+    rows, k = [], len(ica.ica.scores)
+    for name, axes, last in (("leading", ica.leading, k - 1), ("ICA", ica.ica, np.nan)):
+        share = clustered_share(axes.coherent, np.arange(k))
+        beyond = np.nan if axes.beyond is None else float(axes.beyond.mean())
+        rows.append(_Row(one, name, last - k + 1.0, float(last), axes.mean, float(1.96 / np.sqrt(k)),
+                         (share.value, share.low, share.high), beyond, ica.p(axes)))  # fmt: skip
+    score = ica.of_turns()[0]
+    return [*rows, _Row(one, "random", np.nan, np.nan, score, np.nan, ica.of_turns(share=True), np.nan)]
+
+
 def _table(atlas: Atlas, found: list[Indexed], windows: int, draws: int, seed: int) -> Table:
-    cuts = [np.array_split(np.arange(len(one.scores)), windows) for one in found]
-    pairs = [(one, at) for one, parts in zip(found, cuts, strict=True) for at in parts if len(at)]
-    shares = [clustered_share(one.coherent[at], at) for one, at in pairs]
+    rows = [row for one in found for row in (*_windows(one, windows), *_wholes(one))]
     random = 1 / np.sqrt(atlas.units(slice(0, 1)).shape[1])
-    columns = [
-        Column("site", [one.site for one, _ in pairs]),
-        Column("side", [one.side for one, _ in pairs]),
-        Column("first", np.array([at[0] for _, at in pairs]), about="first index of the window"),
-        Column("last", np.array([at[-1] for _, at in pairs]), about="last index of the window"),
-        Column("score", np.array([np.nanmean(one.scores[at]) for one, at in pairs]), digits=2,
-               about="mean Φ⁻¹(1 − p) of coherence: 0 by chance", chance="score_null"),
-        Column("score_null", np.array([1.96 / np.sqrt(len(at)) for _, at in pairs]), digits=2,
-               about="95 % of windows of random directions stay within"),
-        Column("coherent", np.array([s.value for s in shares]), digits=3, about="share with p < .05", chance=ALPHA),
-        Column("low", np.array([s.low for s in shares]), digits=3, about="95 % interval"),
-        Column("high", np.array([s.high for s in shares]), digits=3, about="95 % interval"),
-        Column("beyond_cov", np.array([one.beyond[at].mean() for one, at in pairs]), digits=3,
-               about="share with p < .05 against directions of the labels' own covariance", chance=ALPHA),
-        Column("cos_mean", np.array([np.nan if one.mean is None else one.mean for one, _ in pairs]), "cos", 3,
-               "|cos| of the first uncentred direction with the labels' mean, where that is taken off", random),
-    ]  # fmt: skip
+    compared = [(f"{one.site} {one.side}", one.ica) for one in found if one.ica is not None]
     return Table(
-        columns=columns,
+        columns=_columns(rows, random, any(compared)),
         meta=atlas.manifest["meta"]
         | {"analysis": "study_index", "seed": seed, "shuffles": SHUFFLES, "draws": draws,
            "centred": {f"{one.site} {one.side}": one.mean is not None for one in found},
-           "null": "Haar directions; order of the indices shuffled for the changepoint",
-           "changepoints": {f"{one.site} {one.side}": vars(one.change) for one in found}},
+           "null": "Haar directions; order of the indices shuffled for the changepoint; for ICA random bases of its "
+           "span, whitened",
+           "changepoints": {f"{one.site} {one.side}": vars(one.change) for one in found},
+           "independent": {name: ica.told() for name, ica in compared}},
         title=f"{told_of(atlas)} · index: coherence of principal directions by index, largest gain first",
         says=" ".join(map(_said, found)),
-        not_says=f"{_uncentred(found)}A level is no meaning; other axes of the same space (independent components) are "
-        "not tried.",
+        not_says=f"{_uncentred(found)}{_untried(found)}{_alike(found)}A level is no meaning.",
         next=f"covector svd {atlas.manifest['reference']} {found[0].site}",
         picture=lambda _: _picture(found),
-        key=("site", "side", "first"),
+        key=("site", "side", "axes", "first"),
     )  # fmt: skip
+
+
+def _columns(rows: list[_Row], random: float, compared: bool) -> list[Column]:
+    def of(field: str) -> np.ndarray:
+        return np.array([getattr(row, field) for row in rows], dtype=np.float64)
+
+    columns = [
+        Column("site", [row.of.site for row in rows]),
+        Column("side", [row.of.side for row in rows]),
+        Column("axes", [row.axes for row in rows],
+               about="PCA by index; the leading ones together; ICA in their span; random axes of that span"),
+        Column("first", of("first"), digits=0, about="first index of the window"),
+        Column("last", of("last"), digits=0, about="last index of the window"),
+        Column("score", of("score"), digits=2, about="mean Φ⁻¹(1 − p) of coherence: 0 by chance", chance="score_null"),
+        Column("score_null", of("null"), digits=2, about="95 % of windows of random directions stay within"),
+        Column("coherent", of("share")[:, 0], digits=3, about="share with p < .05", chance=ALPHA),
+        Column("low", of("share")[:, 1], digits=3, about="95 % interval; of random axes: of bases"),
+        Column("high", of("share")[:, 2], digits=3, about="95 % interval; of random axes: of bases"),
+        Column("beyond_cov", of("beyond"), digits=3,
+               about="share with p < .05 against directions of the labels' own covariance", chance=ALPHA),
+        Column("cos_mean", np.array([np.nan if row.of.mean is None else row.of.mean for row in rows]), "cos", 3,
+               "|cos| of the first uncentred direction with the labels' mean, where that is taken off", random),
+    ]  # fmt: skip
+    if compared:
+        columns.append(Column("p_turned", of("p"), digits=2,
+                              about="share of random bases of the span with as high a mean score"))  # fmt: skip
+    return columns
 
 
 def _uncentred(found: list[Indexed]) -> str:
@@ -193,14 +275,37 @@ def _uncentred(found: list[Indexed]) -> str:
     )
 
 
+def _untried(found: list[Indexed]) -> str:
+    """For which components there are no independent ones, and how to have them."""
+    named = [one.site for one in found if one.mean is not None and one.ica is None]
+    if not named:
+        return ""
+    return (
+        f"Independent components are not tried ({', '.join(named)}): expected scikit-learn (pip install "
+        "'covector[study]') and more labels than axes. "
+    )
+
+
+def _alike(found: list[Indexed]) -> str:
+    """What ICA's own score against all random directions does not show."""
+    told = [f"{one.ica.alike:.2f} ({one.site})" for one in found if one.ica is not None]
+    if not told:
+        return ""
+    return (
+        f"ICA axes are not orthogonal (mean |cos| {', '.join(told)}) and lean on weak components, as random axes of "
+        "the span do: held against these, not against zero, they tell of ICA. "
+    )
+
+
 def _said(one: Indexed) -> str:
     said = _level(one)
     if one.mean is None:
         return said
-    return (
-        f"{said} Centred: principal components around the labels' mean, with which the first uncentred direction has "
+    said += (
+        " Centred: principal components around the labels' mean, with which the first uncentred direction has "
         f"|cos| {one.mean:.3f}."
     )
+    return said if one.ica is None else f"{said} {independent.said(one.ica)}"
 
 
 def _level(one: Indexed) -> str:
@@ -243,5 +348,5 @@ STUDY = Study(
     index,
     "model",
     "principal components around the labels' mean; normal scores of coherence by index with their null band; "
-    "changepoint, its p by shuffled order",
+    "changepoint, its p by shuffled order; ICA axes beside as many components and random axes of their span",
 )
