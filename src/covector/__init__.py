@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from covector.analyses.compare import compare as compare
     from covector.analyses.compare_atlases import compare_atlases as compare_atlases
     from covector.analyses.compose import compose as compose
+    from covector.analyses.compose_dyads import compose_dyads as compose_dyads
     from covector.analyses.couple import couple as couple
     from covector.analyses.couple import coupling as coupling
     from covector.analyses.debias import debias as debias
@@ -117,6 +118,7 @@ _HOMES = {
     "compare": "covector.analyses.compare",
     "compare_atlases": "covector.analyses.compare_atlases",
     "compose": "covector.analyses.compose",
+    "compose_dyads": "covector.analyses.compose_dyads",
     "couple": "covector.analyses.couple",
     "coupling": "covector.analyses.couple",
     "debias": "covector.analyses.debias",
@@ -201,6 +203,7 @@ __all__ = [
     "compare",
     "compare_atlases",
     "compose",
+    "compose_dyads",
     "couple",
     "coupling",
     "debias",

@@ -120,7 +120,8 @@ def test_the_picture_has_a_cell_per_writer_and_way_in_and_none_for_the_past() ->
 
 @pytest.mark.parametrize(
     ("options", "arguments", "told"),
-    [({}, {"between": "layers"}, "expected between heads or all, got 'layers'"), ({}, {"top": -1}, "expected top >= 0"),
+    [({}, {"between": "layers"}, r"expected between heads or all, or places .*, got 'layers'"),
+     ({}, {"top": -1}, "expected top >= 0"),
      ({"n_layers": 1}, {}, "no head behind another")],
 )  # fmt: skip
 def test_impossible_requests_say_what_is_possible(options: dict, arguments: dict, told: str) -> None:

@@ -31,6 +31,17 @@ def test_compose_puts_the_induction_circuit_first(capsys: pytest.CaptureFixture[
     assert out[-1] == "next: covector svd toy-induction L1H0.qk"
 
 
+def test_compose_of_named_heads_tells_every_pair_of_dyads(capsys: pytest.CaptureFixture[str]) -> None:
+    out = lines(capsys, "toy-induction", "--compose", "--between", "L1H0,L0H0", "--dyads", "--top", "3")
+    rows = [line.split() for line in out if line.startswith("L0H0")]
+    assert [(row[0], row[2], row[3]) for row in rows] == [("L0H0", "L1H0", "k")] * 3
+    assert max(map(len, out)) <= 120
+    assert run(["heads", "toy-induction", "--compose", "--dyads", "--top", "3", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["meta"]["analysis"] == "compose_dyads"
+    assert [row["cos"] for row in found["rows"]] == pytest.approx([1, 1, 1])
+
+
 def test_a_relation_is_read_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "sounds.tsv"
     path.write_text("cat\tmeow\ndog\tbark\ncow\tmoo\n", encoding="utf-8")
@@ -68,13 +79,14 @@ def test_json_and_files_of_every_question(tmp_path: Path, capsys: pytest.Capture
             ["--units", "--compose"],
             "expected one of --relation, --units, --compose at a time, got --units and --compose",
         ),
+        (["--dyads"], r"covector heads takes no --dyads; it belongs to covector heads --compose"),
         (["--top", "3"], r"covector heads takes no --top; it belongs to covector heads --compose"),
         (
             ["--compose", "-k", "3"],
             r"takes no -k; it belongs to covector heads, covector heads --relation, covector heads",
         ),
         (["--relation", "gone.tsv"], "expected a file of pairs at 'gone.tsv': No such file"),
-        (["--compose", "--between", "layers"], "expected between heads or all, got 'layers'"),
+        (["--compose", "--between", "layers"], r"expected between heads or all, or places .*, got 'layers'"),
         (["--frame", "raw+bias"], r"appends a bias row; use --frame raw"),
         (["--device", "cuda"], "--device: expected cpu"),
     ],

@@ -18,7 +18,7 @@ TAKES = {
     "": ("k", "basis", "sample", "draws"),
     "--relation": ("k", "basis", "draws"),
     "--units": ("k", "basis", "rank", "metric", "draws"),
-    "--compose": ("between", "top"),
+    "--compose": ("between", "dyads", "top"),
 }
 
 
@@ -44,8 +44,15 @@ def heads(
         str | None, typer.Option("--metric", help="With --units: compare lists in the whitened or the centred space.")
     ] = None,
     between: Annotated[
-        str | None, typer.Option("--between", help="With --compose: heads, or all (embeddings, MLPs, outputs too).")
+        str | None,
+        typer.Option(
+            "--between",
+            help="With --compose: heads, all (embeddings, MLPs, outputs too), or places, commas between: L0H1,L2H0.",
+        ),
     ] = None,
+    dyads: Annotated[
+        bool, typer.Option("--dyads", help="With --compose: every pair of dyads, the most aligned first.")
+    ] = False,
     top: Annotated[int | None, typer.Option("--top", help="With --compose: pairs to show (20; 0: all).")] = None,
     draws: Annotated[int | None, typer.Option("--draws", help="Draws of the simulated nulls.")] = None,
     frame: FrameName = "raw",
@@ -74,6 +81,7 @@ def heads(
         "rank": rank,
         "metric": metric,
         "between": between,
+        "dyads": dyads or None,
         "top": top,
         "draws": draws,
     }
@@ -99,6 +107,7 @@ def _question(asked: dict[str, bool], given: dict[str, Any]) -> tuple[str, dict[
 
 def _answer(model: "Model", question: str, pairs: Path | None, given: dict[str, Any], seed: int) -> "Table":
     from covector.analyses.compose import compose
+    from covector.analyses.compose_dyads import compose_dyads
     from covector.analyses.heads import heads as head_scores
     from covector.analyses.joint_unit import joint_units
     from covector.analyses.relation import relation
@@ -108,5 +117,6 @@ def _answer(model: "Model", question: str, pairs: Path | None, given: dict[str, 
     if question == "--units":
         return joint_units(model, seed=seed, **given)
     if question == "--compose":
-        return compose(model, **given)
+        asked = compose_dyads if given.pop("dyads", False) else compose
+        return asked(model, **given)
     return head_scores(model, seed=seed, **given)

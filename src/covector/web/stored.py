@@ -27,12 +27,12 @@ VIEWS: dict[str, tuple[str, ...]] = {
         "rollout_actions", "timestep_components", "timesteps",
     ),
     "results": (
-        "atlas_summary", "compare_atlases", "compose", "directions", "fires", "glance", "heads", "inspect",
-        "joint_units", "look_first", "proof", "readout", "relation", "replicate_conjecture", "replicate_dt_svd",
-        "replicate_obprop", "replicate_obprop_claims", "replicate_sprint", "replicated_lists", "score", "search",
-        "spectrum", "studies", "study_activations", "study_basis", "study_dictionary", "study_factorial",
-        "study_frames", "study_frequency", "study_index", "study_kinds", "study_packing", "study_poles", "study_ridge",
-        "study_sides", "study_size", "study_width",
+        "atlas_summary", "compare_atlases", "compose", "compose_dyads", "directions", "fires", "glance", "heads",
+        "inspect", "joint_units", "look_first", "proof", "readout", "relation", "replicate_conjecture",
+        "replicate_dt_svd", "replicate_obprop", "replicate_obprop_claims", "replicate_sprint", "replicated_lists",
+        "score", "search", "spectrum", "studies", "study_activations", "study_basis", "study_dictionary",
+        "study_factorial", "study_frames", "study_frequency", "study_index", "study_kinds", "study_packing",
+        "study_poles", "study_ridge", "study_sides", "study_size", "study_width",
     ),
 }  # fmt: skip
 OTHER = "results"
