@@ -26,6 +26,7 @@ DOORS = {
     "io/vocabulary.py": {"tokenizers"},
     "linalg/factorings.py": {"sklearn"},
     "linalg/half.py": {"torch"},
+    "linalg/independent.py": {"sklearn"},
     "linalg/interval.py": {"scipy"},
     "linalg/lapack.py": {"scipy"},
     "linalg/on_device.py": {"torch"},

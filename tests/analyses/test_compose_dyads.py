@@ -144,5 +144,5 @@ def test_impossible_requests_say_what_is_possible(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(BadRequest, match="expected top >= 0"):
         compose_dyads(model, top=-1)
     monkeypatch.setattr(module, "LARGEST", 50)
-    with pytest.raises(BadRequest, match=r"expected 1 to 50 pairs of dyads, 'heads' has .*--between L0H0,L1H0"):
+    with pytest.raises(BadRequest, match=r"expected at most 50 pairs of dyads, 'heads' has .*--between L0H0,L1H0"):
         compose_dyads(model)

@@ -84,7 +84,7 @@ def spellings(words: list[str]) -> float:
 def compared(null: ListNull, scored: int, labels: tuple[str, ...]) -> dict[str, np.ndarray]:
     """What null lists score, under the names of columns."""
     told = null.scores
-    spelt = np.array([spellings([str(labels[i]) for i in row[:scored]]) for row in told.members])
+    spelt = np.round([spellings([str(labels[i]) for i in row[:scored]]) for row in told.members], 10)
     return {"coherence": told.coherence, "heldout": told.auc, "intruder": told.intruder, "lexical": spelt}
 
 
@@ -128,8 +128,9 @@ def test_lists_judged_together_are_those_judged_alone(model, whole):
             assert rotated is not None
             for name, null in compared(rotated, words.scored, labels).items():
                 told_p, told_z, values = told[f"p_{name}_svd"], told[f"z_{name}_svd"], told[name].to_numpy()
+                values = np.round(values, 10) if name == "lexical" else values
                 reached = [(1 + np.sum(null >= value)) / 7 for value in values]
-                p = reached if name == "intruder" else tail_p(values, null)
+                p = reached if name in ("intruder", "lexical") else tail_p(values, null)
                 np.testing.assert_allclose(told_p, p, rtol=1e-4, err_msg=name)
                 flat = np.ptp(null) == 0
                 z = np.full(6, np.nan) if flat else (values - null.mean()) / null.std(ddof=1)
@@ -150,9 +151,9 @@ def test_chances_are_tails_among_lists_of_random_directions_of_the_same_basis(mo
         for told in (told for told, *_, of in sides(model, whole) if of == basis):
             for law, nulls in by_law.items():
                 for name, null in nulls.items():
-                    values = told[name].to_numpy()
+                    values = np.round(told[name].to_numpy(), 10) if name == "lexical" else told[name].to_numpy()
                     reached = [(1 + np.sum(null >= value)) / 41 for value in values]
-                    p = reached if name == "intruder" else tail_p(values, null)
+                    p = reached if name in ("intruder", "lexical") else tail_p(values, null)
                     np.testing.assert_allclose(told[f"p_{name}{law}"], p, rtol=1e-3, err_msg=name + law)
             for name, null in by_law[""].items():
                 z = (told[name] - null.mean()) / null.std(ddof=1)
@@ -167,29 +168,34 @@ def test_chances_are_tails_among_lists_of_random_directions_of_the_same_basis(mo
             assert defined.sum() > 100
 
 
+def beside(value: float, others: np.ndarray) -> float:
+    """Equation 19; NaN where the others are alike."""
+    spread = others.std(ddof=1) * np.sqrt(1 + 1 / len(others))
+    return float(np.round((value - others.mean()) / spread, 9)) if np.ptp(others) > 1e-9 else np.nan
+
+
 def test_every_score_of_a_head_is_pooled_with_those_of_rotated_bases_of_all_heads(model, whole):
-    """Each rotated list in deviations of the five others of its basis, brought to the scale of six: equation 19."""
-    pools: dict[str, list[float]] = {name: [] for name in ("coherence", "heldout", "intruder", "lexical")}
+    """Each rotated list beside the five others of its basis, direction i beside those without the i-th."""
+    names = ("coherence", "heldout", "intruder", "lexical")
+    pools, own = ({name: list[float]() for name in names} for _ in range(2))
     for told, _, _, vectors, _, basis in sides(model, whole):
-        if told.p_coherence_svd.isna().all():
-            continue
         words, labels = model.bases.dictionary(basis), model.bases[basis].labels
-        rotated = basis_lists(words, vectors, draws=6, seed=0, intruders=True)
-        assert rotated is not None
-        for name, null in compared(rotated, words.scored, labels).items():
-            for i in range(6 if np.ptp(null) > 0 else 0):
-                others = np.delete(null, i)
-                z = (null[i] - others.mean()) / max(others.std(ddof=1), 1e-300)
-                pools[name].append(z * np.sqrt((1 + 1 / 6) / (1 + 1 / 5)))
+        rotated = basis_lists(words, vectors, draws=6, seed=0, intruders=True) if len(vectors) == 6 else None
+        for name, null in compared(rotated, words.scored, labels).items() if rotated else ():
+            pools[name] += [beside(null[i], np.delete(null, i)) for i in range(6)]
+            own[name] += [beside(value, np.delete(null, i)) for i, value in enumerate(told[name])]
     every = rows_of(whole)
-    for name, pool in pools.items():
-        z = every[f"z_{name}_svd"].dropna()
-        # Values that are within rounding of a draw may fall on either side of it; where they are between draws they
-        # are counted alike. Beyond ten of the draws a tail is fitted, which `chance.pareto` is tested for.
-        drawn = np.sort(np.array(pool))
-        counted = np.array([(1 + np.sum(drawn >= value)) / (len(drawn) + 1) for value in z])
+    of_heads = np.concatenate([told.index for told, *_ in sides(model, whole) if len(told) == 6])
+    for name in names:
+        drawn, z = np.array(pools[name]), np.array(own[name])
+        drawn, defined = drawn[np.isfinite(drawn)], np.isfinite(z)
+        told = every[f"p_{name}_pooled"][of_heads].to_numpy()
+        assert (np.isfinite(told) == defined).all()
+        counted = np.array([(1 + np.sum(drawn >= value)) / (len(drawn) + 1) for value in z[defined]])
+        # Where ten draws or more reach a value it is counted; one that is within rounding of a draw may fall on
+        # either side of it. Beyond, a tail is fitted, which `chance.pareto` is tested for.
         inside = counted * (len(drawn) + 1) > 11
-        off = np.abs(every[f"p_{name}_pooled"][z.index] - counted)[inside]
+        off = np.abs(told[defined] - counted)[inside]
         assert inside.sum() > 60
         assert (off <= 1.5 / len(drawn)).mean() > 0.97, name
 

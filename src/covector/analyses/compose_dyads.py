@@ -11,6 +11,7 @@ Source: Elhage et al. 2021; `docs/theory/heads.md`, equations 14 and 18–19.
 import numpy as np
 
 from covector.analyses.compose_places import Place, Places, command_of, places
+from covector.analyses.studies.directions import of_share
 from covector.axes import Float, Int
 from covector.errors import BadRequest
 from covector.linalg import chance
@@ -45,10 +46,13 @@ def compose_dyads(model: Model, *, between: str = "heads", top: int = 20, frame:
     pairs = [(at.writers[i], at.readers[j]) for i, j in np.argwhere(at.allowed)]
     sizes = np.array([w.end.S.size * r.end.S.size for w, r in pairs])
     number = int(sizes.sum())
-    if not 0 < number <= LARGEST:
+    if not number:
+        raise BadRequest(f"expected maps with dyads, those of '{between}' are zero; name other places with --between")
+    if number > LARGEST:
+        first, then = pairs[int(np.flatnonzero(sizes)[0])]
         raise BadRequest(
-            f"expected 1 to {LARGEST:,} pairs of dyads, '{between}' has {number:,}; name places that have some: "
-            f"--between {pairs[0][0].name},{pairs[0][1].name}"
+            f"expected at most {LARGEST:,} pairs of dyads, '{between}' has {number:,}; name fewer places: "
+            f"--between {first.name},{then.name}"
         )
     cosines = np.concatenate([np.abs(cosines_between(w.end, r.end)).ravel() for w, r in pairs])
     cosines = np.minimum(cosines, 1.0)
@@ -121,7 +125,7 @@ def _squared(writer: Place, reader: Place) -> float:
 def _says(columns: list[Column], q: Float[np.ndarray, " n"], pair: Int[np.ndarray, " n"], pairs: int) -> str:
     first = {c.name: c.values[0] for c in columns}
     beyond = q < LEVEL
-    share = "" if np.isnan(first["share"]) else f", {100 * first['share']:.2g} % of what they compose"
+    share = "" if np.isnan(first["share"]) else f", {of_share(float(first['share']))} of what they compose"
     return (
         f"At a false-discovery rate of {LEVEL:.0%}, {int(beyond.sum()):,} of {len(q):,} pairs of dyads are more "
         f"aligned than random directions, in {len(np.unique(pair[beyond])):,} of {pairs:,} pairs of places; most "

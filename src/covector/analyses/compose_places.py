@@ -93,7 +93,8 @@ def places(model: Model, between: str, frame: str | None = None) -> Places:
             raise BadRequest(
                 f"{view.name} has no head behind another: expected two blocks of attention; try between='all'"
             )
-        raise BadRequest(f"expected a writer and a place behind it that reads, got '{between}': none reads another")
+        why = "embed and unembed are one matrix" if tied and tied == names else "none reads another"
+        raise BadRequest(f"expected a writer and a place behind it that reads, got '{between}': {why}")
     return Places(view, writers, readers, allowed, names, centred, view.spec.d_model - centred)
 
 

@@ -249,6 +249,8 @@ def _sortable(atlas: Atlas, sort: str) -> Float[np.ndarray, " n"]:
         return np.array([rank["" if t is None else str(t)] for t in texts], dtype=np.float64)
     if sort in NUMBERS and sort in atlas.names:
         return atlas.column(sort).astype(np.float64)
+    if sort in NUMBERS and "coherence" in atlas.names:
+        raise BadRequest(f"--sort: expected a column of this atlas, it was built before {sort} was kept; build it anew")
     there = ["strength", "place", "side", "layer", "label", *(n for n in NUMBERS if n in atlas.names)]
     raise BadRequest(f"--sort: expected one of {', '.join(there)}, got '{sort}'")
 

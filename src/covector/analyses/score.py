@@ -16,7 +16,7 @@ from covector.axes import Bool, Float, Int
 from covector.errors import SpaceMismatch
 from covector.linalg.chance import bh
 from covector.linalg.chance.laws import Law
-from covector.linalg.chance.lists import DRAWS, ListNull, haar_lists, matched_lists
+from covector.linalg.chance.lists import DRAWS, ListNull, haar_lists, matched_lists, p_among
 from covector.linalg.chance.pareto import tail_p
 from covector.linalg.chance.streams import Seed
 from covector.linalg.dictionary import Dictionary, Lists
@@ -232,9 +232,9 @@ def score_lists(
         intruder_p_cov=_of(nulls.p_cov.p("intruder", found.intruder)),
         intruder_p_svd=nothing if within is None else _of(within.p("intruder", found.intruder)),
         lexical=alike,
-        p_lexical=nothing if nulls.lexical is None else _of(tail_p(alike, nulls.lexical)),
-        p_lexical_cov=nothing if nulls.lexical_cov is None else _of(tail_p(alike, nulls.lexical_cov)),
-        p_lexical_svd=nothing if turned is None else _of(tail_p(alike, turned)),
+        p_lexical=nothing if nulls.lexical is None else _of(p_among("lexical", alike, nulls.lexical)),
+        p_lexical_cov=nothing if nulls.lexical_cov is None else _of(p_among("lexical", alike, nulls.lexical_cov)),
+        p_lexical_svd=nothing if turned is None else _of(p_among("lexical", alike, turned)),
         npmi=mutual,
         npmi_pairs=pairs,
         p_npmi=nothing if nulls.npmi is None else _of(tail_p(mutual, nulls.npmi)),

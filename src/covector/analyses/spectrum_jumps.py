@@ -186,7 +186,7 @@ def _null(what: What, heads: tuple[int, ...], layers: tuple[int, ...], seed: int
 def _first_dyad_alone(group: Group, top: int, bound: float) -> str:
     """Whether the jump is one dyad's: whether σ₂ is out of line too."""
     second = np.log([r.S[1] if r.S.size > 1 else np.nan for r in group.records])
-    z = float(robust_z(second)[top])
+    z = float(robust_z(second, noise=ROUNDING)[top])
     if np.isnan(z):
         return ""
     return f"; one dyad: σ₂ is in line, z {z:+.1f}" if abs(z) <= bound else f"; σ₂ too, z {z:+.1f}"

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from covector.atlas.decompose import SIDES
-from covector.atlas.judge import COLUMNS, POOL, SCORES, p_within
+from covector.atlas.judge import BESIDE, COLUMNS, POOL, SCORES, p_within
 from covector.atlas.plan import IN_LAYER, Unit, compared_at, null_of
 from covector.atlas.verdict import AGAINST_DRAWS, POOLED, adjusted, chances, verdicts
 from covector.errors import BadRequest
@@ -35,11 +35,11 @@ def assemble(model: Model, folder: Path, plan: tuple[Unit, ...], part_of: Callab
     ordered = sorted((u for u in plan if u.sites), key=lambda unit: _place(model, unit.sites[0]))
     columns: dict[str, list[Any]] = {}
     sites: dict[str, list[Any]] = {}
-    n, rotated = 0, {score: [np.zeros(0)] for score in SCORES}
+    n, pooled = 0, {name: [np.zeros(0)] for name in (*POOL.values(), *BESIDE.values())}
     for unit in ordered:
         part = part_of(unit)
-        for score, chunks in rotated.items():
-            chunks.append(part.arrays.get(POOL[score], np.zeros(0)))
+        for name, chunks in pooled.items():
+            chunks.append(part.arrays.get(name, np.zeros(0)))
         if "vectors" in part.arrays:
             n += len(part.arrays["site"])
             for name, values in _index_columns(model, unit, part, nulls).items():
@@ -57,8 +57,8 @@ def assemble(model: Model, folder: Path, plan: tuple[Unit, ...], part_of: Callab
     if "coherence" in table:
         whole = {name: _numbers(table[name]) for name in (*COLUMNS, "stability", *AGAINST_DRAWS)}
         among = {
-            POOLED[score]: p_within(score, whole[f"z_{score}_svd"], np.concatenate(chunks))
-            for score, chunks in rotated.items()
+            POOLED[score]: p_within(score, *(np.concatenate(pooled.pop(of[score])) for of in (BESIDE, POOL)))
+            for score in SCORES
         }
         table |= {name: pa.array(values) for name, values in (among | verdicts(whole | among)).items()}
     write_table(folder, INDEX, pa.table(table))

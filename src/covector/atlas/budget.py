@@ -9,7 +9,7 @@ whole builds (`tests/atlas/test_atlas_memory.py`).
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
 from covector.arch.adapter import AdaptedWeights
 from covector.atlas.decompose import together
@@ -24,7 +24,7 @@ from covector.linalg.grouped import GROUPS
 from covector.linalg.maps import TILE_ENTRIES
 from covector.linalg.stability import BEYOND, NOISE_ROWS
 from covector.linalg.svd import at_a_time
-from covector.linalg.topk import BUFFER_BYTES, SLACK
+from covector.linalg.topk import BUFFER_BYTES, NEAR_BYTES, SLACK
 from covector.linalg.triangular import padded_size
 from covector.model.address import Site
 from covector.model.circuits import site_tensors
@@ -272,7 +272,8 @@ def _block_bytes(vocabulary: int, rows: int, d: int, k: int, itemsize: int) -> i
     size = vocabulary // GROUPS
     whole = size < 2 or 4 * (k + SLACK) > GROUPS
     choosing = 16 * vocabulary if whole else 32 * ((k + SLACK) * size + GROUPS + vocabulary % GROUPS)
-    return rows * (itemsize * vocabulary + 5 * 8 * d + choosing)
+    near = min(rows, max(1, NEAR_BYTES // (itemsize * vocabulary)))  # winners are chosen of so many at a time
+    return rows * (itemsize * vocabulary + 5 * 8 * d) + near * choosing
 
 
 def _score_bytes(options: Options) -> int:
@@ -283,14 +284,23 @@ def _score_bytes(options: Options) -> int:
 def _part_bytes(model: Model, unit: Unit, options: Options) -> int:
     """A finished part that waits to be written, and the copy of it that is being written."""
     kept = sum(kept_and_compared(model.spec, site, options)[0] for site in unit.sites)
-    return 3 * kept * (2 * model.spec.d_model + 16 * options.k + 192)
+    return 3 * (kept * (2 * model.spec.d_model + 16 * options.k + 224) + 8 * _pooled(model, unit, options))
 
 
-def _index_bytes(model: Model, plan: Iterable[Unit], options: Options) -> int:
+def _pooled(model: Model, unit: Unit, options: Options) -> int:
+    """Scores of rotated bases that wait for those of the other heads: four of every direction drawn."""
+    if not options.scores:
+        return 0
+    heads = (site for site in unit.sites if site.head is not None)
+    return 4 * options.rotations * sum(kept_and_compared(model.spec, site, options)[1] for site in heads)
+
+
+def _index_bytes(model: Model, plan: Sequence[Unit], options: Options) -> int:
     """The index while it is assembled: every column in chunks and whole, and one part."""
     rows = [sum(kept_and_compared(model.spec, site, options)[0] for site in unit.sites) for unit in plan]
     part = max(rows) * (2 * model.spec.d_model + _score_bytes(options))
-    return sum(rows) * 2 * (2 * options.k * 20 + 480) + 4 * part + 64 * 2**20
+    pooled = 8 * 2 * sum(_pooled(model, unit, options) for unit in plan)
+    return sum(rows) * 2 * (2 * options.k * 20 + 512) + pooled + 4 * part + 64 * 2**20
 
 
 def _plain_bytes(model: Model, name: str) -> int:

@@ -15,7 +15,7 @@ from itertools import takewhile
 import numpy as np
 
 from covector.arch.adapter import AdaptedWeights
-from covector.atlas.judge import COLUMNS, POOL, Judged, judged_lists, judges, stability_of
+from covector.atlas.judge import BESIDE, COLUMNS, POOL, Judged, judged_lists, judges, stability_of
 from covector.atlas.plan import Against, Options, Unit, bases_of, compared_at, tensors_of
 from covector.axes import Bool, Float
 from covector.io.atlas_parts import Part
@@ -234,7 +234,7 @@ def _against(model: Model, against: Against, sides: list[Side], options: Options
         lists = judging.lists_among(found.part(kept), rows[kept])
         return columns | judged_lists(model, against, sides, lists, options)
     if options.scores:
-        columns |= {name: np.full(kept.sum(), np.nan) for name in COLUMNS}
+        columns |= {name: np.full(kept.sum(), np.nan) for name in (*COLUMNS, *BESIDE.values())}
     return columns
 
 

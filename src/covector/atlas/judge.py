@@ -36,8 +36,10 @@ from covector.model.opened import Model
 DENSE_DRAWS = 3
 # Scores that are held against every null, and what each is called among the scores of a list.
 SCORES = {"coherence": "coherence", "heldout": "auc", "intruder": "intruder", "lexical": "lexical"}
-# Of every side of a head what rotated bases score, in their own standard deviations: pooled over the atlas.
+# What is pooled over the atlas (equation 19): of every side of a head what rotated bases score, each in deviations of
+# the others, and what its own directions score in deviations of as many.
 POOL = {score: f"rotated.{score}" for score in SCORES}
+BESIDE = {score: f"beside.{score}" for score in SCORES}
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ def judged_lists(
         sides_of = list(zip(np.split(observed[score], ends), nulls, strict=True))
         made[f"p_{name}_svd"] = np.concatenate([p_within(score, own, null) for own, null in sides_of])
         made[f"z_{name}_svd"] = np.concatenate([z_within(own, null) for own, null in sides_of])
+        made[BESIDE[name]] = np.concatenate([left_out(null, own) for own, null in sides_of])
         made[POOL[name]] = np.concatenate([left_out(null) for null in nulls])
     return made
 

@@ -88,7 +88,7 @@ def _filters(found: Principal, k: int) -> Float[np.ndarray, "k d"]:
 def random_turns(found: Principal, number: int, count: int, seed: Seed = 0) -> Iterator[Float[np.ndarray, "k d"]]:
     """`count` random bases of whitened coordinates (Haar), as unit directions that read them: ICA chooses one.
 
-    The null of ICA: of labels that are jointly normal, ICA is one of them.
+    The null of ICA: of labels that are jointly normal, ICA is nearly one of them (it looks at the same labels).
     """
     k = min(number, len(found.axes))
     rng = generator(seed, "turns")

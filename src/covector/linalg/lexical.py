@@ -44,7 +44,7 @@ def lexical(lists: Int[np.ndarray, "r k"], labels: Sequence[str]) -> Float[np.nd
         chosen = sparse.csr_array((np.ones(part.size), (rows, part.ravel())), shape=(len(part), len(ids)))
         squares = sparse.csr_array(chosen @ grams).power(2)
         made[start : start + ROWS] = (squares.sum(axis=1) - k) / (k * (k - 1))
-    return made
+    return np.clip(np.round(made, 12), 0.0, 1.0)  # lists with nothing in common are alike, whatever was rounded
 
 
 def _grams(labels: list[str]) -> sparse.csr_array:

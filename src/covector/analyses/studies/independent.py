@@ -25,7 +25,8 @@ ALPHA = 0.05
 NUMBER = 64
 # Random bases beside ICA: no p is below 1/50. Each costs as much as judging the axes themselves.
 TURNS = 49
-# A score of p = 0 or 1 has no place on the normal axis.
+# A score of p = 0 or 1 has no place on the normal axis. A p that was counted and is 1 says "below so many draws" and
+# no more: given their number it stands half a draw from 1.
 EDGE = 1e-12
 
 
@@ -87,9 +88,9 @@ class Compared:
         }  # fmt: skip
 
 
-def normal(p: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """Φ⁻¹(1 − p): standard normal where p is uniform."""
-    return -special.ndtri(np.clip(p, EDGE, 1 - EDGE))
+def normal(p: Float[np.ndarray, " n"], draws: int | None = None) -> Float[np.ndarray, " n"]:
+    """Φ⁻¹(1 − p): standard normal where p is uniform; `draws` are those that p was counted among."""
+    return -special.ndtri(np.clip(p, EDGE, 1 - (EDGE if draws is None else 0.5 / (draws + 1))))
 
 
 def compared(
@@ -109,7 +110,7 @@ def compared(
 
     def axes(rows: Float[np.ndarray, "k d"], *, both: bool = True) -> Axes:
         p = judge(rows).p
-        return Axes(normal(p), p < ALPHA, cov(rows).p < ALPHA if both else None)
+        return Axes(normal(p, judge.null.draws), p < ALPHA, cov(rows).p < ALPHA if both else None)
 
     return Compared(
         axes(ica.axes),

@@ -29,8 +29,11 @@ from covector.linalg.topk import poles
 # Draws that share a generator; results depend on it, so it never varies.
 BLOCK = 256
 DRAWS = 10_000
-# Scores of a handful of values: a tail fitted between two of them would be of nothing, so p is counted alone.
-COUNTED = ("intruder",)
+# Scores of a handful of values, or mostly of one: a tail fitted between two of them would be of nothing, so p is
+# counted alone.
+COUNTED = ("intruder", "lexical")
+# Draws of which the others vary by less than this share of all are the only ones that differ.
+ALIKE = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,22 +85,26 @@ def z_among(observed: Number, null: Float[np.ndarray, " draws"]) -> Number:
     return ((np.asarray(observed) - np.nanmean(null)) / np.nanstd(null, ddof=1))[()]
 
 
-def left_out(null: Float[np.ndarray, " draws"]) -> Float[np.ndarray, " finite"]:
-    """Every draw in standard deviations of the others, on the scale of `z_among`: what z is under the null.
+def left_out(null: Float[np.ndarray, " n"], observed: Float[np.ndarray, " r"] | None = None) -> np.ndarray:
+    """What is pooled over nulls of different levels and spreads: every draw in standard deviations of the others, or
+    every observation in those of all draws but one, the i-th without draw i mod n.
 
-    Mean and deviation of the others are estimates, as they are for an observation, from one draw less: hence
-    the factors (1 + 1/(n−1))^−½ and (1 + 1/n)^½. Nothing where fewer than four draws are finite, or all are alike.
-    Source: `docs/theory/scores.md`, equation 19.
+    Both stand beside n − 1 draws, so that what is alike is a tie, and are brought to the scale of a prediction: over
+    sd·(1 + 1/(n−1))^½. NaN where those n − 1 are alike, or a value is not finite; draws that are NaN have no part,
+    and of fewer than four there is nothing. Rounded to 1e-9. Source: `docs/theory/scores.md`, equation 19.
     """
     null = null[np.isfinite(null)]
-    n = len(null)
-    if n < 4 or not np.ptp(null) > 0:
-        return np.zeros(0)
+    n, values = len(null), null if observed is None else observed
+    if n < 4:
+        return np.full(len(values), np.nan)
     centred = null - null.mean()
-    rest = -centred / (n - 1)
-    variance = (np.sum(centred**2) - centred**2 - (n - 1) * rest**2) / (n - 2)
-    scale = np.sqrt((1 + 1 / n) / (1 + 1 / (n - 1)))
-    return scale * (centred - rest) / np.sqrt(np.maximum(variance, np.finfo(float).tiny))
+    out = centred[np.arange(len(values)) % n]
+    squares = np.sum(centred**2)
+    rest = squares - out**2 * n / (n - 1)
+    away = values - null.mean() + out / (n - 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        z = away / np.sqrt(rest / (n - 2) * (1 + 1 / (n - 1)))
+    return np.round(np.where((rest > ALIKE * squares) & np.isfinite(values), z, np.nan), 9)
 
 
 def haar_lists(
